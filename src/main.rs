@@ -1,0 +1,5 @@
+//! barfit, the command.
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(2)
+}
