@@ -1,1 +1,10 @@
-//! domain.
+//! What a guest asks for: a typed, read-only view of a libvirt domain XML.
+//!
+//! Knows libvirt's spelling in every form it meets (dumpxml, `--inactive`, the hook's `prepare`, hand-written) and
+//! keeps the difference between *absent* and *default*. It does not know this machine, any BAR size or any
+//! firmware rule. Rules of meaning come from libvirt 9.0 and 11.3 (`src/conf/domain_conf.c`, `cpu_conf.c`,
+//! `src/util/virxml.c`) and its documentation (formatdomain).
+
+mod model;
+
+pub use model::*;

@@ -1,0 +1,42 @@
+//! The vocabulary of a plan: the changes that barfit can make to a domain or to a QEMU command line.
+
+use crate::units::PhysBits;
+
+/// One change to a guest's definition. A plan holds at most one of each kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `<maxphysaddr>` becomes exactly this; `<cpu>` is created where it is missing.
+    SetMaxPhysAddr(MaxPhysAddrValue),
+    /// `<feature policy='require' name='…'/>` in `<cpu>`, correcting the policy of one that is there.
+    RequireFeature(&'static str),
+    /// fw_cfg `opt/ovmf/X-PciMmio64Mb` becomes this many MiB: in place where the entry exists, else inserted.
+    SetMmio64Mib(u32),
+    /// The fw_cfg entry goes: it forces a window that is too small.
+    RemoveMmio64,
+    /// QEMU `-global x86_64-cpu.PROPERTY=VALUE` in `<qemu:commandline>`, corrected in place where it is there: for
+    /// libvirt before 8.7, which has no `<maxphysaddr>`.
+    SetCpuGlobal(CpuGlobal),
+}
+
+/// A `<maxphysaddr>` that libvirt accepts.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum MaxPhysAddrValue {
+    /// `mode='emulate' bits='P'`.
+    Emulate(PhysBits),
+    /// `mode='passthrough'`, with `limit='P'` where libvirt knows it (9.3 and later).
+    Passthrough {
+        /// Upper bound.
+        limit: Option<PhysBits>,
+    },
+}
+
+/// A CPU property by `-global`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum CpuGlobal {
+    /// `x86_64-cpu.phys-bits=P`: named models.
+    PhysBits(PhysBits),
+    /// `x86_64-cpu.host-phys-bits=on`: named models, the host's width.
+    HostPhysBits,
+    /// `x86_64-cpu.host-phys-bits-limit=P`: host-passthrough.
+    HostPhysBitsLimit(PhysBits),
+}
