@@ -5,6 +5,10 @@
 //! firmware rule. Rules of meaning come from libvirt 9.0 and 11.3 (`src/conf/domain_conf.c`, `cpu_conf.c`,
 //! `src/util/virxml.c`) and its documentation (formatdomain).
 
+mod document;
+mod error;
 mod model;
 
+pub use document::Document;
+pub use error::ParseError;
 pub use model::*;
