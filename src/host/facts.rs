@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::json;
+use super::version::Version;
 use crate::units::{Bar, PciAddress};
 
 /// The value of `schema`.
@@ -14,12 +16,13 @@ pub const SCHEMA: &str = "barfit/host/1";
 #[serde(deny_unknown_fields)]
 pub struct HostFacts {
     /// Always [`SCHEMA`].
+    #[serde(deserialize_with = "json::schema")]
     pub schema: String,
     /// The CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<HostCpu>,
-    /// Width of the narrowest IOMMU, in bits.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Width of the narrowest IOMMU, 30 to 64 bits.
+    #[serde(default, deserialize_with = "json::iommu_bits", skip_serializing_if = "Option::is_none")]
     pub iommu_bits: Option<u8>,
     /// QEMU.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,7 +34,7 @@ pub struct HostFacts {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub firmware: Vec<FirmwareFile>,
     /// PCI functions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "json::functions", skip_serializing_if = "Vec::is_empty")]
     pub pci: Vec<PciFunction>,
 }
 
@@ -42,8 +45,8 @@ pub struct HostCpu {
     /// CPUID vendor string: `GenuineIntel`, `AuthenticAMD`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
-    /// Physical address bits, as the kernel sees them (memory encryption already subtracted).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Physical address bits, 32 to 52, as the kernel sees them (memory encryption already subtracted).
+    #[serde(default, deserialize_with = "json::cpu_bits", skip_serializing_if = "Option::is_none")]
     pub phys_bits: Option<u8>,
     /// 1 GiB pages.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +61,15 @@ pub struct HostCpu {
 #[serde(deny_unknown_fields)]
 pub struct Program {
     /// `8.2.2`.
+    #[serde(deserialize_with = "json::version")]
     pub version: String,
+}
+
+impl Program {
+    /// The version as a number to compare with; `None` only where the text is not one.
+    pub fn number(&self) -> Option<Version> {
+        self.version.parse().ok()
+    }
 }
 
 /// Kinds of firmware.
@@ -80,7 +91,7 @@ pub struct FirmwareFile {
     /// Which firmware.
     pub kind: FirmwareKind,
     /// OVMF: the edk2-stable tag whose rules it follows, `202211`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::era", skip_serializing_if = "Option::is_none")]
     pub era: Option<String>,
     /// OVMF: `X-PciMmio64Mb` is an exact size (own or backported) rather than a minimum.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,11 +113,14 @@ pub struct FirmwareFile {
 pub struct PciFunction {
     /// Host address.
     pub address: PciAddress,
-    /// Vendor id, four hex digits.
+    /// Vendor id, four hex digits, lower case.
+    #[serde(deserialize_with = "json::pci_id")]
     pub vendor: String,
-    /// Device id, four hex digits.
+    /// Device id, four hex digits, lower case.
+    #[serde(deserialize_with = "json::pci_id")]
     pub device: String,
-    /// Class code, six hex digits: `030200`.
+    /// Class code, six hex digits, lower case: `030200`.
+    #[serde(deserialize_with = "json::pci_class")]
     pub class: String,
     /// IOMMU group number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +129,6 @@ pub struct PciFunction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub numa_node: Option<u32>,
     /// BARs; missing (not empty) means unknown, and the catalogue answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::bars", skip_serializing_if = "Option::is_none")]
     pub bars: Option<Vec<Bar>>,
 }

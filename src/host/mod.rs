@@ -5,5 +5,9 @@
 //! missing means unknown, never zero.
 
 mod facts;
+mod json;
+mod version;
 
-pub use facts::*;
+pub use facts::{FirmwareFile, FirmwareKind, HostCpu, HostFacts, PciFunction, Program, SCHEMA};
+pub use json::HostFileError;
+pub use version::Version;

@@ -1,0 +1,109 @@
+//! Turns `data/gpus.csv` into the catalogue's table, so that a start parses nothing and a bad row fails the build.
+
+// A build script speaks to cargo on stdout.
+#![allow(clippy::print_stdout)]
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::{env, fs};
+
+const CSV: &str = "data/gpus.csv";
+const HEADER: &str = "slug,vendor,device,class,function,name,bar,size,kind,confidence,mode,source";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={CSV}");
+    println!("cargo::rerun-if-changed=build.rs");
+    let text = fs::read_to_string(CSV)?;
+    let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
+    fs::write(Path::new(&out).join("catalogue_table.rs"), table(&text)?)?;
+    Ok(())
+}
+
+/// The Rust text of the table. Fields hold neither commas nor quotes, so that splitting is all it takes.
+fn table(csv: &str) -> Result<String, Box<dyn Error>> {
+    let mut lines = csv.lines();
+    if lines.next() != Some(HEADER) {
+        return Err(format!("{CSV}:1: the header must be `{HEADER}`").into());
+    }
+    let mut out = String::from("static ENTRIES: &[Entry] = &[\n");
+    let mut head_before = None;
+    let mut seen = HashSet::new();
+    for (number, line) in lines.enumerate() {
+        let at = |what: &str| format!("{CSV}:{}: {what}", number + 2);
+        let fields: Vec<&str> = line.split(',').collect();
+        let &[slug, vendor, device, class, function, name, index, size, kind, confidence, mode, source] =
+            fields.as_slice()
+        else {
+            return Err(at("a row has 12 fields without commas").into());
+        };
+        if !is_hex(vendor, 4) || !is_hex(device, 4) || !is_hex(class, 6) {
+            return Err(at("ids are 4 lower-case hex digits, the class 6").into());
+        }
+        let head = (slug, vendor, device, class, function, name);
+        if head_before != Some(head) {
+            if head_before.is_some() {
+                out.push_str("]},\n");
+            }
+            head_before = Some(head);
+            if !seen.insert(slug.to_owned()) || !seen.insert(format!("{vendor}:{device} {function}")) {
+                return Err(at("slug or id already used; rows of one device stand together").into());
+            }
+            let vf = match function {
+                "pf" => false,
+                "vf" => true,
+                _ => return Err(at("function is pf or vf").into()),
+            };
+            writeln!(
+                out,
+                "Entry {{ slug: {slug:?}, vendor: {vendor:?}, device: {device:?}, class: {class:?}, \
+                 virtual_function: {vf}, name: {name:?}, rows: &["
+            )?;
+        }
+        let index: u8 = index.parse().ok().filter(|i| *i <= 6).ok_or_else(|| at("bar is 0 to 6"))?;
+        let size = bytes(size).ok_or_else(|| at("size is a power of two like 128G"))?;
+        let kind = match kind {
+            "io" => "Io",
+            "mem32" => "Mem32",
+            "mem64" => "Mem64",
+            "mem64-prefetchable" => "Mem64Prefetchable",
+            _ => return Err(at("unknown kind").into()),
+        };
+        let confidence = match confidence {
+            "high" => "High",
+            "medium" => "Medium",
+            "low" => "Low",
+            _ => return Err(at("confidence is high, medium or low").into()),
+        };
+        writeln!(
+            out,
+            "  Row {{ bar: Bar {{ index: {index}, size: Bytes({size:#x}), kind: BarKind::{kind} }}, \
+             confidence: Confidence::{confidence}, mode: {mode:?}, source: {source:?} }},"
+        )?;
+    }
+    out.push_str("]}];\n");
+    Ok(out)
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) => (
+            digits,
+            if text.ends_with('K') {
+                10
+            } else if text.ends_with('M') {
+                20
+            } else {
+                30
+            },
+        ),
+        None => (text, 0),
+    };
+    let size = digits.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+    size.is_power_of_two().then_some(size)
+}
