@@ -4,6 +4,28 @@
 //! [`Layout`]. Firmware eras and QEMU machine versions are data ([`OvmfRules`], [`SeaBiosRules`],
 //! [`MachineRules`]), not scattered conditions.
 
+mod builtin;
+mod eras;
+mod host_bridge;
+mod ovmf;
+mod pack;
+mod ram;
+#[cfg(test)]
+mod tests;
 mod types;
+mod width;
+mod window;
 
+pub use builtin::built_in;
+pub use eras::Change;
+pub use ram::{ram_map, refuses};
 pub use types::*;
+
+/// Where the guest's firmware puts every BAR, or why it does not get that far.
+pub fn lay_out(guest: &Guest) -> Layout {
+    match &guest.firmware {
+        Firmware::Ovmf(rules) => ovmf::lay_out(guest, rules),
+        // The rules of SeaBIOS follow; until then, OVMF's oldest are the nearest.
+        Firmware::SeaBios(_) => ovmf::lay_out(guest, &OvmfRules::oldest()),
+    }
+}

@@ -128,6 +128,10 @@ pub struct OvmfRules {
     pub mmconfig_e0: bool,
     /// Built with 1 GiB page tables (`PcdUse1GPageTable`); AmdSev builds are not.
     pub gib_page_tables: bool,
+    /// Guests that end below 1 TiB go back from 5-level to 4-level paging (202411 and later).
+    pub four_level_below_1t: bool,
+    /// Behind a bridge, 64-bit BARs that are not prefetchable go high like the others (202602 only, reverted).
+    pub mem64_through_pref64: bool,
 }
 
 /// How SeaBIOS decides, as data. Source: SeaBIOS src/fw/pciinit.c and paravirt.c at the named releases.
@@ -158,7 +162,7 @@ pub struct Function {
     pub function: u8,
     /// BARs, expansion ROM (index 6) included; of a bridge its own registers, not what it forwards.
     pub bars: Vec<Bar>,
-    /// Class 0300 or 0001: the firmware never gives such a device up to make room.
+    /// Class 030000 (VGA compatible): the firmware never gives such a device up to make room.
     pub vga: bool,
     /// Endpoint or bridge.
     pub role: Role,
@@ -234,7 +238,8 @@ pub struct Layout {
     pub window: Option<Window>,
     /// How the boot went as far as BARs are concerned.
     pub outcome: Outcome,
-    /// Every BAR of every function but built-in bridges' forwarded windows, in the order of the input.
+    /// Every BAR of every function, depth first, what is on expander buses last. Expansion ROMs are left out: the
+    /// firmware copies them and keeps no address for them.
     pub bars: Vec<PlacedBar>,
 }
 
