@@ -5,9 +5,19 @@
 //! firmware rule. Rules of meaning come from libvirt 9.0 and 11.3 (`src/conf/domain_conf.c`, `cpu_conf.c`,
 //! `src/util/virxml.c`) and its documentation (formatdomain).
 
+mod command_line;
+mod controller;
+mod cpu;
+mod device;
 mod document;
+mod emulated;
 mod error;
+mod memory;
+mod metadata;
 mod model;
+mod parse;
+mod read;
+mod value;
 
 pub use document::Document;
 pub use error::ParseError;

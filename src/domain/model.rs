@@ -39,6 +39,8 @@ pub struct Domain {
     pub command_line: CommandLine,
     /// Nova's flavor name, from its metadata.
     pub flavor: Option<String>,
+    /// `type=` of `<launchSecurity>` (`sev`, `sev-snp`, `tdx`): the guest's memory is encrypted.
+    pub launch_security: Option<String>,
     /// barfit's own element in `<metadata>` (namespace [`POLICY_NAMESPACE`]), attribute or child text by key.
     pub policy: Vec<(String, String)>,
 }
@@ -57,6 +59,40 @@ pub enum VirtType {
     Qemu,
     /// Something libvirt's QEMU driver does not run (`xen`, `lxc`, `hvf`…).
     Other(String),
+}
+
+/// Which of QEMU's PC machines the guest is: it decides where devices go.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MachineFamily {
+    /// `q35`: PCI Express.
+    Q35,
+    /// `pc`, also libvirt's default: conventional PCI.
+    I440fx,
+    /// `microvm`, `isapc`, `virt`…: nothing is known of its buses here.
+    Other,
+}
+
+impl MachineFamily {
+    /// By the machine's name (`qemuDomainMachineIsQ35`, `qemuDomainMachineIsI440FX`, libvirt 9.0
+    /// `src/qemu/qemu_domain.c`), Ubuntu's aliases included.
+    pub fn of(machine: Option<&str>) -> MachineFamily {
+        let Some(name) = machine else { return MachineFamily::I440fx };
+        let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        if matches!(name, "q35" | "ubuntu-q35") || starts(&["pc-q35"]) {
+            MachineFamily::Q35
+        } else if matches!(name, "pc" | "ubuntu") || starts(&["pc-0.", "pc-1.", "pc-i440", "rhel"]) {
+            MachineFamily::I440fx
+        } else {
+            MachineFamily::Other
+        }
+    }
+}
+
+impl Domain {
+    /// Which of QEMU's PC machines the guest is.
+    pub fn family(&self) -> MachineFamily {
+        MachineFamily::of(self.machine.as_deref())
+    }
 }
 
 /// What `<os>` asks for. Which file that means on a given host is not decided here.
@@ -108,6 +144,8 @@ pub struct Cpu {
     pub model: Option<String>,
     /// `<vendor>` text (`Intel`, `AMD`).
     pub vendor: Option<String>,
+    /// `vendor_id=` of `<model>`: the vendor string the guest sees (`AuthenticAMD`), whatever the model.
+    pub vendor_id: Option<String>,
     /// `<feature name= policy=>` in order; policy defaults to `require`.
     pub features: Vec<(String, FeaturePolicy)>,
     /// `<maxphysaddr>`; the first one if there are several, as libvirt does.
@@ -180,6 +218,26 @@ pub struct Controller {
     pub bus_nr: Option<u8>,
     /// `<model name=>`: `pcie-root-port`, `ioh3420`, ….
     pub hardware: Option<String>,
+    /// Space reserved for what may be plugged later: `memReserve=` of `<target>` (libvirt 11.2 and later), and
+    /// `io-reserve=` and so on where `<qemu:commandline>` makes the port.
+    pub reserve: PortReserve,
+    /// `<alias name=>`.
+    pub alias: Option<String>,
+    /// Line in the XML, for messages.
+    pub line: u32,
+}
+
+/// Space a bridge asks the firmware to keep for it; `None` means not given.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortReserve {
+    /// `io-reserve=`.
+    pub io: Option<Bytes>,
+    /// `mem-reserve=`.
+    pub mem: Option<Bytes>,
+    /// `pref32-reserve=`.
+    pub pref32: Option<Bytes>,
+    /// `pref64-reserve=`.
+    pub pref64: Option<Bytes>,
 }
 
 /// `model=` of a PCI controller.
@@ -222,6 +280,58 @@ pub struct Device {
     pub alias: Option<String>,
     /// Line in the XML, for messages.
     pub line: u32,
+    /// Which element it stands in: libvirt gives addresses out in the order of these, not of the text.
+    pub element: Element,
+    /// Not written: libvirt adds it when the domain is defined.
+    pub implicit: bool,
+    /// `-device` without `addr=`: the bus it names, as a controller index. The slot is QEMU's choice.
+    pub bus: Option<u8>,
+}
+
+/// The element of a device, in the order in which libvirt gives out addresses
+/// (`qemuDomainAssignDevicePCISlots`, libvirt 9.0 `src/qemu/qemu_domain_address.c`).
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Element {
+    /// `<controller>` of a type other than pci: usb, sata, ide, scsi, virtio-serial, nvme.
+    Controller,
+    /// `<filesystem>`.
+    Filesystem,
+    /// `<interface>`, but for type hostdev.
+    Interface,
+    /// `<sound>`.
+    Sound,
+    /// `<disk>`.
+    Disk,
+    /// `<hostdev>`, and `<interface type='hostdev'>`.
+    Hostdev,
+    /// `<memballoon>`.
+    Memballoon,
+    /// `<rng>`.
+    Rng,
+    /// `<watchdog>`.
+    Watchdog,
+    /// `<video>`.
+    Video,
+    /// `<shmem>`.
+    Shmem,
+    /// `<input>`.
+    Input,
+    /// `<serial>`.
+    Serial,
+    /// `<iommu>`.
+    Iommu,
+    /// `<vsock>`.
+    Vsock,
+    /// `<memory>` in `<devices>`.
+    Memory,
+    /// `<crypto>` (libvirt 9.0 and later).
+    Crypto,
+    /// `<panic>` (libvirt 9.1 and later).
+    Panic,
+    /// `<pstore>` (libvirt 10.6 and later).
+    Pstore,
+    /// `-device` in `<qemu:commandline>`; QEMU gives the address.
+    CommandLine,
 }
 
 /// What a device is, as far as its BARs are concerned.
@@ -242,6 +352,7 @@ pub enum DeviceKind {
         /// QEMU's device name.
         driver: String,
         /// Size properties by QEMU's name (`size`, `ram_size`, `vram64_size_mb`, `membar`, …), in bytes.
+        /// `rombar` of 0 bytes: its expansion ROM is off.
         sizes: Vec<(String, Bytes)>,
     },
 }
@@ -279,8 +390,25 @@ pub struct CommandLine {
     pub cpu: CpuArgs,
     /// `pci-hole64-size` of the host bridge by `-global`.
     pub pci_hole64: Option<Bytes>,
+    /// `max-ram-below-4g` by `-machine`.
+    pub max_ram_below_4g: Option<Bytes>,
+    /// Every `-global` in order.
+    pub globals: Vec<Global>,
     /// What barfit saw and cannot take into account: one sentence each.
     pub not_understood: Vec<String>,
+}
+
+/// `-global driver.property=value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Global {
+    /// QEMU's type name.
+    pub driver: String,
+    /// Property.
+    pub property: String,
+    /// Value as written.
+    pub value: String,
+    /// Index of the option's value in [`CommandLine::args`].
+    pub arg: usize,
 }
 
 /// An fw_cfg entry.
