@@ -1,0 +1,392 @@
+//! QEMU's options as words: `-cpu`, `-global` and `-fw_cfg`, read and corrected by QEMU's own rules.
+//!
+//! Knows how QEMU splits and ranks what it is told (measured with 7.2): in `-cpu` the last `name=value` wins over
+//! earlier ones, `+name` over all of those, `-name` over everything; `-cpu` wins over `-global`; the last `-global`
+//! wins, whether it names `cpu` or `x86_64-cpu`; the last `-cpu` replaces the others whole. In `-fw_cfg` a comma in a
+//! value is doubled and the first word may be a bare name. Does not know where the words come from: the same rules
+//! serve a command line and the arguments in a domain XML.
+
+use std::ops::Range;
+
+use crate::plan::{Change, CpuGlobal, MaxPhysAddrValue};
+
+/// The fw_cfg file that OVMF reads its window from.
+const MMIO64: &str = "opt/ovmf/X-PciMmio64Mb";
+
+/// Words under correction. A word that is not UTF-8 is `None`: barfit never wrote it and never touches it.
+pub(super) struct Words {
+    /// Each word, as it is by now.
+    pub(super) words: Vec<Option<String>>,
+    /// Words that go.
+    pub(super) removed: Vec<bool>,
+    /// Words that come after the others.
+    pub(super) appended: Vec<String>,
+}
+
+/// Who gives QEMU the CPU's properties.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// These words: the whole command line of QEMU.
+    CommandLine,
+    /// libvirt, from `<cpu>`; the words here come after its own, and only contradict or replace them.
+    Libvirt,
+}
+
+/// A property that the CPU shall have.
+struct Want {
+    property: &'static str,
+    value: String,
+    /// Stated even where nobody states the contrary.
+    stated: bool,
+}
+
+impl Words {
+    pub(super) fn new(words: Vec<Option<String>>) -> Words {
+        Words { removed: vec![false; words.len()], words, appended: Vec::new() }
+    }
+
+    /// Makes one change.
+    pub(super) fn make(&mut self, change: &Change, carrier: Carrier) {
+        match change {
+            Change::SetMmio64Mib(mib) => self.set_mmio64(Some(*mib)),
+            Change::RemoveMmio64 => self.set_mmio64(None),
+            Change::SetCpuGlobal(_) | Change::SetMaxPhysAddr(_) | Change::RequireFeature(_) => {
+                let by_global = matches!(change, Change::SetCpuGlobal(_));
+                for want in self.wants(change) {
+                    self.settle(&want, carrier, by_global);
+                }
+            }
+        }
+    }
+
+    /// What a change means for the CPU's properties.
+    fn wants(&self, change: &Change) -> Vec<Want> {
+        let on = |property| Want { property, value: "on".to_owned(), stated: true };
+        let no_limit = Want { property: "host-phys-bits-limit", value: "0".to_owned(), stated: false };
+        match change {
+            Change::SetMaxPhysAddr(MaxPhysAddrValue::Emulate(bits))
+            | Change::SetCpuGlobal(CpuGlobal::PhysBits(bits)) => vec![
+                Want { property: "phys-bits", value: bits.to_string(), stated: true },
+                Want {
+                    property: "host-phys-bits",
+                    value: "off".to_owned(),
+                    stated: self.takes_host_width_unasked(),
+                },
+            ],
+            Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { limit: Some(limit) }) => vec![
+                on("host-phys-bits"),
+                Want { property: "host-phys-bits-limit", value: limit.to_string(), stated: true },
+            ],
+            Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { limit: None })
+            | Change::SetCpuGlobal(CpuGlobal::HostPhysBits) => vec![on("host-phys-bits"), no_limit],
+            Change::SetCpuGlobal(CpuGlobal::HostPhysBitsLimit(limit)) => {
+                vec![Want { property: "host-phys-bits-limit", value: limit.to_string(), stated: true }]
+            }
+            Change::RequireFeature(feature) => vec![on(feature)],
+            Change::SetMmio64Mib(_) | Change::RemoveMmio64 => Vec::new(),
+        }
+    }
+
+    /// Whether `host-phys-bits` is on without a word: `-cpu host` and `-cpu max` under KVM (QEMU
+    /// `target/i386/host-cpu.c`), and the machine types of RHEL and of Ubuntu's `-hpb` by their compat properties.
+    fn takes_host_width_unasked(&self) -> bool {
+        let model = self.last_cpu().and_then(|at| self.word(at)).and_then(|cpu| cpu.split(',').next());
+        let machine = self.options(&["machine", "M"]).last().and_then(|option| self.word(option.value));
+        let machine = machine.into_iter().flat_map(|value| value.split(',')).find_map(|piece| {
+            piece.strip_prefix("type=").or(if piece.contains('=') { None } else { Some(piece) })
+        });
+        matches!(model, Some("host" | "max"))
+            || machine.is_some_and(|name| name.contains("-rhel") || name.ends_with("-hpb"))
+    }
+
+    /// Sees to one property, by the word that decides it.
+    fn settle(&mut self, want: &Want, carrier: Carrier, by_global: bool) {
+        let globals = self.globals(want.property);
+        let said = globals.last().map(|global| same(&global.value, &want.value));
+        if let Some(at) = self.last_cpu() {
+            let by_cpu = self.word(at).and_then(|cpu| cpu_state(cpu, want.property));
+            match (by_cpu, said) {
+                (Some(state), _) if same(&state, &want.value) => return,
+                (None, Some(true)) => return,
+                (None, None) if !want.stated => return,
+                (None, said) if by_global && carrier == Carrier::Libvirt => {
+                    return self.settle_globals(want, globals, said.is_none());
+                }
+                _ => {}
+            }
+            if let Some(cpu) = &mut self.words[at] {
+                *cpu = with_property(cpu, want.property, &want.value);
+            }
+            return;
+        }
+        // What libvirt writes into its own `-cpu` wins over any `-global`.
+        let by_libvirt = carrier == Carrier::Libvirt && !by_global;
+        if !(by_libvirt && want.stated) {
+            self.settle_globals(want, globals, want.stated);
+        }
+    }
+
+    /// Corrects the `-global` words of a property, or adds one.
+    fn settle_globals(&mut self, want: &Want, globals: Vec<Global>, add: bool) {
+        let generic = globals.iter().any(|global| GENERIC.contains(&global.driver.as_str()));
+        for global in globals.iter().filter(|global| !same(&global.value, &want.value)) {
+            if let Some(word) = &mut self.words[global.at] {
+                word.replace_range(global.span.clone(), &want.value);
+            }
+        }
+        if add && !generic {
+            let word = format!("{}.{}={}", GENERIC[0], want.property, want.value);
+            self.appended.extend(["-global".to_owned(), word]);
+        }
+    }
+
+    /// Gives OVMF's window entry this value, or takes it away. Of several entries one is left: QEMU refuses two of
+    /// one name.
+    fn set_mmio64(&mut self, mib: Option<u32>) {
+        let mut entries = self.options(&["fw_cfg"]);
+        entries.retain(|option| {
+            self.word(option.value).is_some_and(|word| value_of(word, "name").as_deref() == Some(MMIO64))
+        });
+        let mut entries = entries.into_iter();
+        if let Some(mib) = mib {
+            let value = mib.to_string();
+            match entries.next() {
+                Some(first) => {
+                    if let Some(word) = &mut self.words[first.value] {
+                        *word = with_string(word, &value);
+                    }
+                }
+                None => {
+                    self.appended.extend(["-fw_cfg".to_owned(), format!("name={MMIO64},string={value}")]);
+                }
+            }
+        }
+        for entry in entries {
+            self.removed[entry.flag] = true;
+            self.removed[entry.value] = true;
+        }
+    }
+
+    fn word(&self, at: usize) -> Option<&str> {
+        self.words.get(at)?.as_deref()
+    }
+
+    fn last_cpu(&self) -> Option<usize> {
+        self.options(&["cpu"]).last().map(|option| option.value)
+    }
+
+    /// The options of these names, with their values, in order. One without a value, at the end or before the next
+    /// option, is left to QEMU's own complaint.
+    fn options(&self, names: &[&str]) -> Vec<Placed> {
+        let name = |at: usize| self.word(at).and_then(option_name);
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at + 1 < self.words.len() {
+            match name(at) {
+                Some(option) if name(at + 1).is_none() => {
+                    if names.contains(&option) && !self.removed[at] {
+                        found.push(Placed { flag: at, value: at + 1 });
+                    }
+                    at += 2;
+                }
+                _ => at += 1,
+            }
+        }
+        found
+    }
+
+    /// What `-global` says of a property of the CPU, in order.
+    fn globals(&self, property: &str) -> Vec<Global> {
+        let options = self.options(&["global"]);
+        let read = |option: Placed| Global::read(self.word(option.value)?, option.value, property);
+        options.into_iter().filter_map(read).collect()
+    }
+}
+
+/// The name of an option that this module reads; all of them take a value. QEMU takes two dashes for one.
+fn option_name(word: &str) -> Option<&str> {
+    let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
+    ["cpu", "fw_cfg", "global", "machine", "M"].contains(&name).then_some(name)
+}
+
+/// An option and its value, by their places among the words.
+struct Placed {
+    flag: usize,
+    value: usize,
+}
+
+/// Types that every x86 CPU is of. `x86-cpu` is none of them: QEMU ignores it.
+const GENERIC: [&str; 2] = ["x86_64-cpu", "cpu"];
+
+/// A `-global` of a CPU property.
+struct Global {
+    at: usize,
+    driver: String,
+    value: String,
+    /// The value's place in the word.
+    span: Range<usize>,
+}
+
+impl Global {
+    /// Reads `DRIVER.PROPERTY=VALUE` or `driver=DRIVER,property=PROPERTY,value=VALUE`.
+    fn read(word: &str, at: usize, property: &str) -> Option<Global> {
+        let short = word.split_once('=').and_then(|(name, value)| {
+            let (driver, property) = name.split_once('.')?;
+            Some((driver.to_owned(), property.to_owned(), value.to_owned(), name.len() + 1..word.len()))
+        });
+        let (driver, named, value, span) = short.or_else(|| {
+            let value = pieces(word, None).into_iter().rfind(|piece| piece.key == "value")?;
+            let span = value.value.clone();
+            Some((
+                value_of_key(word, "driver", None)?,
+                value_of_key(word, "property", None)?,
+                unescape(word.get(span.clone())?),
+                span,
+            ))
+        })?;
+        let cpu = GENERIC.contains(&driver.as_str()) || driver.ends_with("-x86_64-cpu");
+        (cpu && named == property).then_some(Global { at, driver, value, span })
+    }
+}
+
+/// What a `-cpu` word says of a property.
+fn cpu_state(cpu: &str, property: &str) -> Option<String> {
+    let said: Vec<_> = cpu.split(',').skip(1).filter_map(|piece| of_property(piece, property)).collect();
+    let by_sign = |sign, value: &str| said.iter().any(|(s, _)| *s == sign).then(|| value.to_owned());
+    by_sign(Sign::Minus, "off")
+        .or_else(|| by_sign(Sign::Plus, "on"))
+        .or_else(|| said.last().map(|(_, value)| (*value).to_owned()))
+}
+
+/// A `-cpu` word in which a property has a value: where it was said last, or at the end.
+fn with_property(cpu: &str, property: &str, value: &str) -> String {
+    let mut pieces: Vec<&str> = cpu.split(',').collect();
+    let is_said = |piece: &&str| of_property(piece, property).is_some();
+    let new = format!("{property}={value}");
+    match pieces.iter().skip(1).rposition(is_said) {
+        Some(last) => {
+            let last = last + 1;
+            let mut at = 0;
+            pieces[last] = &new;
+            pieces.retain(|piece| {
+                at += 1;
+                at == 1 || at == last + 1 || !is_said(piece)
+            });
+        }
+        None => pieces.push(&new),
+    }
+    pieces.join(",")
+}
+
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Sign {
+    Minus,
+    Plus,
+    Equals,
+}
+
+/// What a piece of a `-cpu` word says, if it is about the property. QEMU takes `_` for `-` in names.
+fn of_property<'a>(piece: &'a str, property: &str) -> Option<(Sign, &'a str)> {
+    let is_it = |name: &str| name.replace('_', "-") == property;
+    if let Some(name) = piece.strip_prefix('-') {
+        return is_it(name).then_some((Sign::Minus, "off"));
+    }
+    if let Some(name) = piece.strip_prefix('+') {
+        return is_it(name).then_some((Sign::Plus, "on"));
+    }
+    let (name, value) = piece.split_once('=').unwrap_or((piece, "on"));
+    is_it(name).then_some((Sign::Equals, value))
+}
+
+/// Whether QEMU takes two values for the same.
+fn same(a: &str, b: &str) -> bool {
+    let boolean = |value: &str| match value {
+        "on" | "yes" | "true" | "y" => Some(true),
+        "off" | "no" | "false" | "n" => Some(false),
+        _ => None,
+    };
+    let number = |value: &str| match value.strip_prefix("0x") {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_hexdigit()) => u64::from_str_radix(digits, 16).ok(),
+        None if value == "0" || !value.starts_with(['0', '+']) => value.parse().ok(),
+        _ => None,
+    };
+    a == b
+        || boolean(a).is_some() && boolean(a) == boolean(b)
+        || number(a).is_some() && number(a) == number(b)
+}
+
+/// One `key=value` of an option's value, by QEMU's rules for most options.
+struct Piece<'a> {
+    key: &'a str,
+    whole: Range<usize>,
+    value: Range<usize>,
+}
+
+/// Splits an option's value; `implied` is the key of a first word without one.
+fn pieces<'a>(word: &'a str, implied: Option<&'a str>) -> Vec<Piece<'a>> {
+    let bytes = word.as_bytes();
+    let mut found = Vec::new();
+    let mut start = 0;
+    while start < bytes.len() {
+        let mut end = start;
+        while end < bytes.len() && (bytes[end] != b',' || bytes.get(end + 1) == Some(&b',')) {
+            end += if bytes[end] == b',' { 2 } else { 1 };
+        }
+        let piece = &word[start..end];
+        let (key, value) = match (piece.split_once('='), implied) {
+            (Some((key, _)), _) => (key, start + key.len() + 1..end),
+            (None, Some(key)) if start == 0 => (key, start..end),
+            (None, _) => (piece, end..end),
+        };
+        found.push(Piece { key, whole: start..end, value });
+        start = end + 1;
+    }
+    found
+}
+
+/// A value with its doubled commas resolved.
+fn unescape(value: &str) -> String {
+    value.replace(",,", ",")
+}
+
+fn value_of(word: &str, key: &str) -> Option<String> {
+    value_of_key(word, key, Some("name"))
+}
+
+/// The value of a key: of several, the last.
+fn value_of_key(word: &str, key: &str, implied: Option<&str>) -> Option<String> {
+    let last = pieces(word, implied).into_iter().rfind(|piece| piece.key == key)?;
+    Some(unescape(word.get(last.value)?))
+}
+
+/// An fw_cfg entry whose content is this string, whatever it was before; the rest stays as it was spelled.
+fn with_string(word: &str, value: &str) -> String {
+    let is_content = |piece: &&Piece<'_>| ["string", "file", "gen_id"].contains(&piece.key);
+    let pieces = pieces(word, Some("name"));
+    let contents: Vec<_> = pieces.iter().filter(is_content).collect();
+    if let [only] = contents[..] {
+        let old = &word[only.value.clone()];
+        if only.key == "string" && decimal(old).is_some() && decimal(old) == decimal(value) {
+            return word.to_owned();
+        }
+    }
+    let new = format!("string={value}");
+    let mut written = false;
+    let mut kept = Vec::new();
+    for piece in &pieces {
+        if !is_content(&piece) {
+            kept.push(&word[piece.whole.clone()]);
+        } else if !written {
+            kept.push(&new);
+            written = true;
+        }
+    }
+    if !written {
+        kept.push(&new);
+    }
+    kept.join(",")
+}
+
+fn decimal(text: &str) -> Option<u64> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
