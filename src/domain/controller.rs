@@ -47,6 +47,8 @@ pub(super) fn parse(
         },
         alias: alias(node),
         line: reader.line(node),
+        arg: None,
+        bus: None,
         model,
     };
     let is_root = matches!(controller.model, ControllerModel::PcieRoot | ControllerModel::PciRoot);

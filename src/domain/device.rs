@@ -297,6 +297,7 @@ impl Devices {
             line: reader.line(node),
             element,
             implicit: false,
+            arg: None,
             bus: None,
         });
         Ok(())
@@ -314,6 +315,7 @@ impl Devices {
                 line,
                 element,
                 implicit: true,
+                arg: None,
                 bus: None,
             });
         };
@@ -326,7 +328,7 @@ impl Devices {
             add(usb, Element::Controller);
         }
         for _ in 0..seen.missing(SCSI) {
-            add("lsi", Element::Controller);
+            add("lsi53c895a", Element::Controller);
         }
         let own_sata = u64::from(family == MachineFamily::Q35 && !seen.sata);
         for _ in 0..seen.missing(SATA).max(own_sata) {

@@ -94,7 +94,7 @@ fn usb_controller(model: &str) -> Option<Emulated> {
 /// Without a model libvirt takes the lsilogic where QEMU has it (`qemuDomainGetSCSIControllerModel`).
 pub(super) fn scsi_controller(model: Option<&str>) -> Option<Emulated> {
     match model {
-        None | Some("auto" | "lsilogic") => Some(Emulated::named("lsi")),
+        None | Some("auto" | "lsilogic") => Some(Emulated::named("lsi53c895a")),
         Some("lsisas1068") => Some(Emulated::named("mptsas1068")),
         Some("lsisas1078") => Some(Emulated::named("megasas")),
         Some("vmpvscsi") => Some(Emulated::named("pvscsi")),

@@ -16,6 +16,8 @@ mod memory;
 mod metadata;
 mod model;
 mod parse;
+mod qemu_device;
+mod qemu_options;
 mod read;
 mod value;
 

@@ -221,10 +221,14 @@ pub struct Controller {
     /// Space reserved for what may be plugged later: `memReserve=` of `<target>` (libvirt 11.2 and later), and
     /// `io-reserve=` and so on where `<qemu:commandline>` makes the port.
     pub reserve: PortReserve,
-    /// `<alias name=>`.
+    /// `<alias name=>`, or `id=` on QEMU's command line.
     pub alias: Option<String>,
     /// Line in the XML, for messages.
     pub line: u32,
+    /// `-device` on QEMU's command line: index of its value in [`CommandLine::args`].
+    pub arg: Option<usize>,
+    /// `-device` without `addr=`: the bus it names, as a controller index. The slot is QEMU's choice.
+    pub bus: Option<u8>,
 }
 
 /// Space a bridge asks the firmware to keep for it; `None` means not given.
@@ -284,6 +288,8 @@ pub struct Device {
     pub element: Element,
     /// Not written: libvirt adds it when the domain is defined.
     pub implicit: bool,
+    /// `-device` on QEMU's command line: index of its value in [`CommandLine::args`].
+    pub arg: Option<usize>,
     /// `-device` without `addr=`: the bus it names, as a controller index. The slot is QEMU's choice.
     pub bus: Option<u8>,
 }
@@ -431,6 +437,17 @@ pub struct CpuArgs {
     pub host_phys_bits: Option<bool>,
     /// `-global …host-phys-bits-limit=N`.
     pub host_phys_bits_limit: Option<u64>,
+    /// `-global …guest-phys-bits=N` (QEMU 9.1 and later).
+    pub guest_phys_bits: Option<u64>,
     /// A whole `-cpu` that replaces libvirt's.
     pub replaced: Option<String>,
+}
+
+/// `-cpu model,property=value,…`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuOption {
+    /// Model: a named one, `host`, `max`.
+    pub model: String,
+    /// Properties in order; `+feature` is `on`, `-feature` is `off`, `_` is `-`.
+    pub properties: Vec<(String, String)>,
 }

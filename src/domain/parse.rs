@@ -34,10 +34,12 @@ impl Domain {
         let mut devices = None;
         let mut launch_security = None;
         let mut metadata = None;
-        let mut args = Vec::new();
+        let mut words = Vec::new();
         for node in root.children().filter(Node::is_element) {
             match (node.tag_name().namespace(), node.tag_name().name()) {
-                (Some(QEMU_NAMESPACE), "commandline") => command_line::collect(node, &mut args),
+                (Some(QEMU_NAMESPACE), "commandline") => {
+                    command_line::collect(&mut reader, node, &mut words);
+                }
                 (Some(_), _) => {}
                 (None, "name") => set_first(&mut name, || text(node).into_owned()),
                 (None, "uuid") => set_first(&mut uuid, || normal_uuid(&text(node))),
@@ -58,9 +60,9 @@ impl Domain {
         }
 
         let os = Os::parse(&reader, os)?;
-        let mut found =
-            Devices::parse(&mut reader, devices, &mut memory, MachineFamily::of(os.machine.as_deref()))?;
-        let command_line = command_line::parse(args, &mut found);
+        let family = MachineFamily::of(os.machine.as_deref());
+        let mut found = Devices::parse(&mut reader, devices, &mut memory, family)?;
+        let command_line = command_line::parse(words, cpu.as_ref(), family, &mut found);
         let metadata = metadata.unwrap_or_default();
         Ok(Domain {
             name: name.unwrap_or_default(),
