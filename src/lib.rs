@@ -9,11 +9,10 @@ pub mod units;
 
 pub mod catalogue;
 pub mod domain;
+pub mod finding;
 pub mod guest;
 pub mod host;
 pub mod layout;
 pub mod plan;
 pub mod report;
 pub mod rewrite;
-
-pub mod prove;

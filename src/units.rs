@@ -61,6 +61,21 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// A number of bytes for people, to one decimal in the largest unit: `896.1 GiB`, `1 TiB`. Exact where it can be.
+pub fn approximate(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
+    let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| bytes >= *unit) else {
+        return format!("{bytes} B");
+    };
+    // Tenths, rounded up: what is needed must not look smaller than it is.
+    let tenths = (u128::from(bytes) * 10).div_ceil(u128::from(unit));
+    if tenths.is_multiple_of(10) {
+        format!("{} {name}", tenths / 10)
+    } else {
+        format!("{}.{} {name}", tenths / 10, tenths % 10)
+    }
+}
+
 /// A guest physical address.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Addr(pub u64);
@@ -159,6 +174,8 @@ impl PhysBits {
     pub const MAX: PhysBits = PhysBits(52);
     /// What QEMU gives a guest whose width nobody chose.
     pub const QEMU_DEFAULT: PhysBits = PhysBits(40);
+    /// What a host of unknown width is taken to have: the narrowest of today's servers.
+    pub const ASSUMED_HOST: PhysBits = PhysBits(46);
 
     /// A width, or `None` outside 32 to 52.
     pub const fn new(bits: u64) -> Option<PhysBits> {

@@ -1,5 +1,7 @@
 //! The vocabulary of a plan: the changes that barfit can make to a domain or to a QEMU command line.
 
+use std::fmt;
+
 use crate::units::PhysBits;
 
 /// One change to a guest's definition. A plan holds at most one of each kind.
@@ -39,4 +41,33 @@ pub enum CpuGlobal {
     HostPhysBits,
     /// `x86_64-cpu.host-phys-bits-limit=P`: host-passthrough.
     HostPhysBitsLimit(PhysBits),
+}
+
+/// As it stands in the domain: `<maxphysaddr mode='emulate' bits='43'/>`.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::SetMaxPhysAddr(MaxPhysAddrValue::Emulate(bits)) => {
+                write!(f, "<maxphysaddr mode='emulate' bits='{bits}'/>")
+            }
+            Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { limit: None }) => {
+                f.write_str("<maxphysaddr mode='passthrough'/>")
+            }
+            Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { limit: Some(bits) }) => {
+                write!(f, "<maxphysaddr mode='passthrough' limit='{bits}'/>")
+            }
+            Change::RequireFeature(name) => write!(f, "<feature policy='require' name='{name}'/>"),
+            Change::SetMmio64Mib(mib) => write!(f, "-fw_cfg name=opt/ovmf/X-PciMmio64Mb,string={mib}"),
+            Change::RemoveMmio64 => f.write_str("no -fw_cfg opt/ovmf/X-PciMmio64Mb"),
+            Change::SetCpuGlobal(CpuGlobal::PhysBits(bits)) => {
+                write!(f, "-global x86_64-cpu.phys-bits={bits}")
+            }
+            Change::SetCpuGlobal(CpuGlobal::HostPhysBits) => {
+                f.write_str("-global x86_64-cpu.host-phys-bits=on")
+            }
+            Change::SetCpuGlobal(CpuGlobal::HostPhysBitsLimit(bits)) => {
+                write!(f, "-global x86_64-cpu.host-phys-bits-limit={bits}")
+            }
+        }
+    }
 }

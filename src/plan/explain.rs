@@ -1,0 +1,246 @@
+//! Why: every step of a decision as a finding. Texts name the device and the range, in hex and in GiB.
+
+use super::answer::{Plan, is_ovmf};
+use super::decide::{Bound, Bounds, Decision, Trial};
+use super::judge::is_placed;
+use super::policy::{FwCfg, Settings};
+use crate::domain::Domain;
+use crate::finding::{Code, Finding};
+use crate::guest::Assembled;
+use crate::layout::{FunctionId, Guest, Layout, Outcome, WidthRule};
+use crate::units::{Addr, Bytes, GIB, PhysBits, approximate};
+
+/// Everything a decision rested on.
+pub(super) struct Case<'a> {
+    pub(super) domain: &'a Domain,
+    pub(super) assembled: &'a Assembled,
+    pub(super) guest: &'a Guest,
+    pub(super) now: &'a Trial,
+    pub(super) then: &'a Trial,
+    pub(super) decision: Option<&'a Decision>,
+    pub(super) bounds: Bounds,
+    pub(super) settings: Settings,
+    pub(super) limit: u64,
+    pub(super) plan: &'a Plan,
+}
+
+/// Adds the findings.
+pub(super) fn explain(case: &Case<'_>, findings: &mut Vec<Finding>) {
+    as_found(case, findings);
+    settings_as_found(case, findings);
+    if let Some(decision) = case.decision {
+        reasoning(case, decision, findings);
+    }
+    outcome(case, findings);
+}
+
+/// What goes wrong as the domain stands.
+fn as_found(case: &Case<'_>, findings: &mut Vec<Finding>) {
+    let layout = &case.now.layout;
+    match &layout.outcome {
+        Outcome::Refused => findings.push(Finding::error(
+            Code::PhysBitsTooLow,
+            format!(
+                "QEMU refuses to start: RAM, hot-plug memory and the PCI hole end at {} ({}), beyond the {} of {} \
+                 phys-bits",
+                layout.ram.max_used,
+                approximate(layout.ram.max_used.get()),
+                approximate(layout.width.cpuid.limit()),
+                layout.width.cpuid
+            ),
+        )),
+        Outcome::Hangs(why) => {
+            findings.push(Finding::error(Code::FirmwareHangs, format!("the firmware never finishes: {why}")));
+        }
+        Outcome::GivesUp(why) => findings.push(Finding::error(
+            Code::AllocationGivenUp,
+            format!("the firmware gives up, and every device of the guest, disks included, is without BARs: {why}"),
+        )),
+        Outcome::Boots => unplaced(case, layout, findings),
+    }
+}
+
+fn unplaced(case: &Case<'_>, layout: &Layout, findings: &mut Vec<Finding>) {
+    for device in &case.assembled.devices {
+        if is_placed(layout, device.id, case.limit) {
+            continue;
+        }
+        let code = if device.gpu { Code::GpuUnplaced } else { Code::DeviceUnplaced };
+        let why = why_unplaced(case, layout, device.id);
+        findings.push(Finding::error(code, format!("{} {}: {why}", device.host, device.name)));
+    }
+    for (id, driver) in &case.assembled.emulated {
+        if !is_placed(layout, *id, case.limit) {
+            let why = why_unplaced(case, layout, *id);
+            findings.push(Finding::error(Code::DeviceUnplaced, format!("emulated {driver}: {why}")));
+        }
+    }
+}
+
+/// The first BAR of a device that cannot be used, and why.
+fn why_unplaced(case: &Case<'_>, layout: &Layout, id: FunctionId) -> String {
+    let mut bars = layout.bars.iter().filter(|bar| bar.function == id && bar.bar.index <= 5);
+    let beyond = |address: Addr, size: Bytes, limit: u64| address.get().saturating_add(size.get()) > limit;
+    let bad = bars.find(|bar| match bar.address {
+        None => true,
+        Some(address) => !bar.reachable || beyond(address, bar.bar.size, case.limit),
+    });
+    let Some(bad) = bad else { return "unplaced".to_owned() };
+    let (index, size) = (bad.bar.index, bad.bar.size);
+    match bad.address {
+        None => {
+            let window = layout.window.map_or_else(
+                || "there is no 64-bit window".to_owned(),
+                |w| {
+                    format!(
+                        "the window {:#x}-{:#x} has {}, all devices need {}",
+                        w.span.first(),
+                        w.span.last(),
+                        approximate(w.span.size()),
+                        approximate(w.needed.get())
+                    )
+                },
+            );
+            format!("the firmware gives BAR {index} ({size}) no address: {window}")
+        }
+        Some(address) if !bad.reachable => format!(
+            "BAR {index} ({size}) lies at {address}, beyond the {} of {} phys-bits: the guest's kernel refuses it",
+            approximate(layout.width.cpuid.limit()),
+            layout.width.cpuid
+        ),
+        Some(address) => format!(
+            "BAR {index} ({size}) lies at {address}, beyond the {} that the host's CPU and IOMMU reach",
+            approximate(case.limit)
+        ),
+    }
+}
+
+/// Settings of the domain that do not do what they say.
+fn settings_as_found(case: &Case<'_>, findings: &mut Vec<Finding>) {
+    let width = case.now.layout.width;
+    match width.because {
+        WidthRule::NoGibPages => findings.push(Finding::warning(
+            Code::NoGibPages,
+            format!(
+                "the guest's CPU has no 1 GiB pages (pdpe1gb): the firmware uses {} of its {} bits",
+                width.usable, width.cpuid
+            ),
+        )),
+        WidthRule::PagingClamp | WidthRule::GuestPhysBits | WidthRule::SeaBiosClamp
+            if width.usable < width.cpuid =>
+        {
+            findings.push(Finding::note(
+                Code::BitsClamped,
+                format!("the firmware uses {} of the guest's {} bits", width.usable, width.cpuid),
+            ));
+        }
+        _ => {}
+    }
+    if case.domain.command_line.mmio64.is_some() && !is_ovmf(case.guest) {
+        findings.push(Finding::warning(
+            Code::FwCfgIgnored,
+            "X-PciMmio64Mb is set, but this guest's firmware is SeaBIOS, which does not read it",
+        ));
+    }
+    if let Some(text) = case.guest.mmio64_mb.as_deref().filter(|_| is_ovmf(case.guest)) {
+        if text.parse::<u32>().is_err() {
+            findings.push(Finding::warning(
+                Code::FwCfgInvalid,
+                format!("X-PciMmio64Mb is `{text}`, which is no number of MiB from 0 to 16777216: the firmware ignores it"),
+            ));
+        } else if case.plan.mmio64_mib.is_some_and(|mib| mib.to_string() != text) {
+            findings.push(Finding::warning(
+                Code::FwCfgTooSmall,
+                format!("X-PciMmio64Mb is {text} (MiB): not the window that these devices need"),
+            ));
+        }
+    }
+}
+
+/// How the decision was reached.
+fn reasoning(case: &Case<'_>, decision: &Decision, findings: &mut Vec<Finding>) {
+    let bound = match case.bounds.by {
+        Bound::Host => "the host's CPU",
+        Bound::Iommu => "the IOMMU",
+        Bound::Assumed => "an assumption, as the host is not known",
+        Bound::Qemu => "QEMU",
+        Bound::Model => "the 32-bit CPU model",
+    };
+    findings.push(Finding::note(
+        Code::BitsBound,
+        format!("at most {} bits may be used; {bound} sets that bound", case.bounds.highest),
+    ));
+    if decision.tried.len() > 1 {
+        let gpus = case.assembled.gpus();
+        let (total, what) = if gpus > 0 { (gpus, "GPUs") } else { (case.assembled.devices.len(), "devices") };
+        let tried: Vec<String> =
+            decision.tried.iter().map(|(bits, placed)| format!("{bits}: {placed}")).collect();
+        findings.push(Finding::note(
+            Code::BitsTried,
+            format!("{what} placed (of {total}) by width: {}", tried.join(", ")),
+        ));
+    }
+    if let Some((sum, naive)) = naive_bits(case)
+        && naive != case.then.candidate.phys_bits
+        && is_ovmf(case.guest)
+        && let Some(window) = case.then.layout.window
+    {
+        findings.push(Finding::note(
+            Code::SumIsWrong,
+            format!(
+                "the large BARs add up to {}, which {naive} bits seem to hold; aligned, each behind its own port, \
+                 they need {}",
+                approximate(sum),
+                approximate(window.needed.get())
+            ),
+        ));
+    }
+}
+
+/// What adding up BARs gives: the sum, and the smallest width whose top eighth holds it.
+fn naive_bits(case: &Case<'_>) -> Option<(u64, PhysBits)> {
+    let bars = case.assembled.devices.iter().flat_map(|device| &device.bars);
+    let sum = bars.map(|bar| bar.size.get()).filter(|size| *size >= GIB).try_fold(0u64, u64::checked_add)?;
+    let fits = |bits: &PhysBits| sum > 0 && bits.limit() >> 3 >= sum;
+    (PhysBits::QEMU_DEFAULT.get()..=PhysBits::MAX.get())
+        .filter_map(|bits| PhysBits::new(bits.into()))
+        .find(fits)
+        .map(|bits| (sum, bits))
+}
+
+/// What comes of it.
+fn outcome(case: &Case<'_>, findings: &mut Vec<Finding>) {
+    let total = case.assembled.devices.len();
+    if case.then.fits && case.plan.changes.is_empty() {
+        findings.push(Finding::note(
+            Code::AllPlaced,
+            format!("all {total} passed-through devices are placed at {} bits", case.guest.cpu.phys_bits),
+        ));
+    } else if case.then.fits {
+        let changes: Vec<String> = case.plan.changes.iter().map(ToString::to_string).collect();
+        findings.push(Finding::note(
+            Code::Planned,
+            format!("all {total} passed-through devices are placed with {}", changes.join(" and ")),
+        ));
+    } else {
+        let best = format!(
+            "the best that can be had is {} of {} GPUs, at {} bits",
+            case.then.gpus_placed,
+            case.assembled.gpus(),
+            case.then.candidate.phys_bits
+        );
+        findings.push(Finding::error(
+            Code::DoesNotFit,
+            format!(
+                "nothing that may be changed up to {} bits places every device; {best}",
+                case.bounds.highest
+            ),
+        ));
+        if case.settings.fw_cfg == FwCfg::Never && is_ovmf(case.guest) {
+            findings.push(Finding::note(
+                Code::PolicyForbids,
+                "the policy forbids X-PciMmio64Mb, which might help",
+            ));
+        }
+    }
+}
