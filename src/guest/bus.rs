@@ -130,6 +130,7 @@ impl<'a> Builder<'a> {
             function: address.function,
             bars: to_bars(bars),
             vga: false,
+            usb: false,
             role: Role::Bridge(bridge),
         })
     }
@@ -137,20 +138,20 @@ impl<'a> Builder<'a> {
     /// `behind_port` says that the device is not on the root bus.
     fn device(&mut self, device: &Device, address: PciAddress, behind_port: bool) -> Option<Function> {
         let id = self.next_id();
-        let (bars, vga) = match &device.kind {
+        let (bars, vga, usb) = match &device.kind {
             DeviceKind::Host { host, rom_bar, form } => {
                 let known = self.sources.look_up(id, *host, Some(address), *rom_bar, *form, self.findings);
                 if known.source.is_none() {
                     self.unknown.push(format!("the BARs of {} are in no source", known.host));
                 }
-                let answer = (known.bars.clone(), known.vga);
+                let answer = (known.bars.clone(), known.vga, known.usb);
                 self.bus.devices.push(known);
                 answer
             }
             DeviceKind::Emulated { driver, sizes } => match emulated(driver, sizes, behind_port) {
                 Some(emulated) => {
                     self.bus.emulated.push((id, driver.clone()));
-                    (emulated.bars, emulated.vga)
+                    (emulated.bars, emulated.vga, emulated.usb)
                 }
                 None => {
                     self.findings.push(Finding::note(
@@ -160,12 +161,12 @@ impl<'a> Builder<'a> {
                             device.line
                         ),
                     ));
-                    (Vec::new(), false)
+                    (Vec::new(), false, false)
                 }
             },
         };
         let role = Role::Endpoint;
-        Some(Function { id, device: address.slot, function: address.function, bars, vga, role })
+        Some(Function { id, device: address.slot, function: address.function, bars, vga, usb, role })
     }
 }
 

@@ -25,6 +25,8 @@ pub struct HostDevice {
     pub gpu: bool,
     /// VGA class: the firmware never drops it.
     pub vga: bool,
+    /// USB controller: SeaBIOS keeps it below 4 GiB.
+    pub usb: bool,
     /// Where the BARs are known from; `None` when they are not.
     pub source: Option<Source>,
     /// BARs, expansion ROM included if the guest sees it.
@@ -97,6 +99,7 @@ impl Sources<'_> {
             gpu: self.is_gpu(function, source, shown),
             vga: function.is_some_and(|f| f.class.starts_with("0300"))
                 || (function.is_none() && shown.is_some_and(|e| e.class.starts_with("0300"))),
+            usb: function.is_some_and(|f| f.class.starts_with("0c03")),
             name,
             source,
             bars,

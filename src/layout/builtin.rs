@@ -30,6 +30,7 @@ pub fn built_in(chipset: Chipset, mut next_id: impl FnMut() -> FunctionId) -> Ve
         function,
         bars,
         vga: false,
+        usb: false,
         role: Role::Endpoint,
     };
     functions.into_iter().map(function).collect()

@@ -7,9 +7,11 @@
 mod builtin;
 mod eras;
 mod host_bridge;
+mod linux;
 mod ovmf;
 mod pack;
 mod ram;
+mod seabios;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -19,13 +21,13 @@ mod window;
 pub use builtin::built_in;
 pub use eras::Change;
 pub use ram::{ram_map, refuses};
+pub use seabios::{SeaBiosClamp, SeaBiosPadding, SeaBiosRules};
 pub use types::*;
 
 /// Where the guest's firmware puts every BAR, or why it does not get that far.
 pub fn lay_out(guest: &Guest) -> Layout {
     match &guest.firmware {
         Firmware::Ovmf(rules) => ovmf::lay_out(guest, rules),
-        // The rules of SeaBIOS follow; until then, OVMF's oldest are the nearest.
-        Firmware::SeaBios(_) => ovmf::lay_out(guest, &OvmfRules::oldest()),
+        Firmware::SeaBios(rules) => seabios::lay_out(guest, rules),
     }
 }

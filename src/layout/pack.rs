@@ -136,6 +136,7 @@ impl<'a> Tree<'a> {
                 bar: *bar,
                 address: None,
                 reachable: false,
+                rescued: false,
             }));
             self.devs.push(Dev {
                 function,

@@ -4,7 +4,7 @@ use super::*;
 use crate::units::{Addr, Bar, BarKind, Bytes, GIB, KIB, MIB, PhysBits};
 
 /// A q35 guest of QEMU 7.2 with an Intel CPU that has 1 GiB pages.
-fn guest(month: &str, ram: u64, phys_bits: u64) -> Guest {
+pub(super) fn guest(month: &str, ram: u64, phys_bits: u64) -> Guest {
     let mut ids = 1000..;
     Guest {
         machine: MachineRules {
@@ -33,28 +33,29 @@ fn guest(month: &str, ram: u64, phys_bits: u64) -> Guest {
     }
 }
 
-fn bar(index: u8, size: u64, kind: BarKind) -> Bar {
+pub(super) fn bar(index: u8, size: u64, kind: BarKind) -> Bar {
     Bar { index, size: Bytes(size), kind }
 }
 
 /// `pci-testdev` with a large BAR.
-fn testdev(id: u32, function: u8, size: u64) -> Function {
+pub(super) fn testdev(id: u32, function: u8, size: u64) -> Function {
     let bars = vec![
         bar(0, 4 * KIB, BarKind::Mem32),
         bar(1, 256, BarKind::Io),
         bar(2, size, BarKind::Mem64Prefetchable),
     ];
-    Function { id: FunctionId(id), device: 0, function, bars, vga: false, role: Role::Endpoint }
+    Function { id: FunctionId(id), device: 0, function, bars, vga: false, usb: false, role: Role::Endpoint }
 }
 
 /// `pcie-root-port` on device 1 and up.
-fn root_port(number: u8, children: Vec<Function>) -> Function {
+pub(super) fn root_port(number: u8, children: Vec<Function>) -> Function {
     Function {
         id: FunctionId(100 + u32::from(number)),
         device: number,
         function: 0,
         bars: vec![bar(0, 4 * KIB, BarKind::Mem32)],
         vga: false,
+        usb: false,
         role: Role::Bridge(Bridge {
             kind: BridgeKind::RootPort,
             hotplug: true,

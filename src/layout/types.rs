@@ -1,5 +1,6 @@
 //! What the layout is computed from, and what comes out. Numbers only: nothing here knows XML or sysfs.
 
+use super::SeaBiosRules;
 use crate::units::{Addr, Bar, Bytes, PhysBits, Span};
 
 /// A guest as the firmware will find it.
@@ -134,19 +135,6 @@ pub struct OvmfRules {
     pub mem64_through_pref64: bool,
 }
 
-/// How SeaBIOS decides, as data. Source: SeaBIOS src/fw/pciinit.c and paravirt.c at the named releases.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeaBiosRules {
-    /// Version of the rules, `1.16.2`.
-    pub version: String,
-    /// CPUID's width is used and the window sits at the top of it (1.16.3 and later).
-    pub reads_phys_bits: bool,
-    /// Widths above 44 count as 44 while high RAM ends below 1 TiB (1.17.0 and later).
-    pub clamp_44: bool,
-    /// Padding mode also with an invalid width (1.17.0 and later).
-    pub pads_always: bool,
-}
-
 /// Which function of the guest: the caller's own number, unique in a [`Guest`].
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FunctionId(pub u32);
@@ -164,6 +152,8 @@ pub struct Function {
     pub bars: Vec<Bar>,
     /// Class 030000 (VGA compatible): the firmware never gives such a device up to make room.
     pub vga: bool,
+    /// Class 0c03 (USB controller): SeaBIOS keeps such a device on the root bus below 4 GiB.
+    pub usb: bool,
     /// Endpoint or bridge.
     pub role: Role,
 }
@@ -342,15 +332,7 @@ pub struct PlacedBar {
     pub address: Option<Addr>,
     /// `false` when it has an address that lies beyond 2^phys-bits, where no guest can use it.
     pub reachable: bool,
-}
-impl SeaBiosRules {
-    /// The rules of a version as SeaBIOS spells it; for now those of releases up to 1.16.2 for all.
-    pub fn version(text: &str) -> Option<SeaBiosRules> {
-        Some(SeaBiosRules {
-            version: text.to_owned(),
-            reads_phys_bits: false,
-            clamp_44: false,
-            pads_always: false,
-        })
-    }
+    /// Not reachable, but Linux finds another place for it (what Linux 6.1 does; known for SeaBIOS only).
+    /// Nothing to rely on: another kernel may not.
+    pub rescued: bool,
 }

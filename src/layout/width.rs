@@ -4,7 +4,7 @@
 //! `PlatformAddressWidthInitialization`, `PlatformSetupPagingLevel`). SeaBIOS has rules of its own.
 
 use super::window::Classic;
-use super::{CpuVendor, Guest, OvmfRules, Width, WidthRule};
+use super::{CpuVendor, Guest, GuestCpu, OvmfRules, Width, WidthRule};
 use crate::units::{PhysBits, TIB};
 
 /// Without 1 GiB pages the page tables of a wider space would take too much memory.
@@ -17,12 +17,7 @@ pub(super) fn ovmf_width(guest: &Guest, rules: &OvmfRules, classic: &Classic) ->
     let cpu = &guest.cpu;
     let cpuid = cpu.phys_bits;
     let gphys = cpu.guest_phys_bits.filter(|_| rules.reads_guest_phys_bits);
-    let trusted = rules.reads_cpuid
-        && (gphys.is_some()
-            || matches!(
-                (cpu.vendor, cpuid.get()),
-                (_, 41..) | (CpuVendor::Intel, 36 | 39) | (CpuVendor::Amd, 40)
-            ));
+    let trusted = rules.reads_cpuid && (gphys.is_some() || is_credible(cpu));
     if !trusted {
         let because = if rules.reads_cpuid { WidthRule::NotTrusted } else { WidthRule::NotRead };
         return (Width { cpuid, usable: guessed(classic.end), because }, None);
@@ -49,6 +44,14 @@ pub(super) fn ovmf_width(guest: &Guest, rules: &OvmfRules, classic: &Classic) ->
         clamp(WITHOUT_GIB_PAGES, WidthRule::NoGibPages);
     }
     (Width { cpuid, usable, because }, Some(usable))
+}
+
+/// Whether CPUID's width is more than QEMU's default, by which no firmware can go. OVMF and SeaBIOS judge alike.
+pub(super) fn is_credible(cpu: &GuestCpu) -> bool {
+    matches!(
+        (cpu.vendor, cpu.phys_bits.get()),
+        (_, 41..) | (CpuVendor::Intel, 36 | 39) | (CpuVendor::Amd, 40)
+    )
 }
 
 /// Bits that hold every address below `end`, at least 36.

@@ -300,6 +300,7 @@ fn with_headroom(
             function: 0,
             bars: model.bars.clone(),
             vga: model.vga,
+            usb: false,
             role: layout::Role::Endpoint,
         };
         let port = layout::Bridge {
@@ -315,6 +316,7 @@ fn with_headroom(
             function: 7,
             bars: Vec::new(),
             vga: false,
+            usb: false,
             role: layout::Role::Bridge(port),
         });
         roomy.devices.push(guest::HostDevice { id: gpu_id, ..model.clone() });
