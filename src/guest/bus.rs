@@ -2,9 +2,9 @@
 //! BARs, on the buses where libvirt puts them.
 
 use super::Options;
-use super::devices::{HostDevice, Sources};
-use super::emulated::emulated;
-use crate::domain::{Controller, ControllerModel, Device, DeviceKind, Domain};
+use super::devices::{HostDevice, Source, Sources};
+use super::emulated::{emulated, pci_id};
+use crate::domain::{Controller, ControllerModel, Device, DeviceKind, Domain, HostForm};
 use crate::finding::{Code, Finding};
 use crate::host::HostFacts;
 use crate::layout::{self, Bridge, BridgeKind, Chipset, Function, FunctionId, Reserve, Role};
@@ -142,13 +142,27 @@ impl<'a> Builder<'a> {
             DeviceKind::Host { host, rom_bar, form } => {
                 let known = self.sources.look_up(id, *host, Some(address), *rom_bar, *form, self.findings);
                 if known.source.is_none() {
-                    self.unknown.push(format!("the BARs of {} are in no source", known.host));
+                    self.unknown.push(format!("the BARs of {} are in no source", known.place()));
                 }
                 let answer = (known.bars.clone(), known.vga, known.usb);
                 self.bus.devices.push(known);
                 answer
             }
             DeviceKind::Emulated { driver, sizes } => match emulated(driver, sizes, behind_port) {
+                Some(emulated) if pci_id(driver).is_some_and(|(v, d)| (self.sources.also_gpu)(v, d)) => {
+                    self.bus.devices.push(HostDevice {
+                        id,
+                        host: None,
+                        guest: Some(address),
+                        name: driver.clone(),
+                        gpu: true,
+                        vga: emulated.vga,
+                        source: Some(Source::Emulated),
+                        bars: emulated.bars.clone(),
+                        form: HostForm::CommandLine,
+                    });
+                    (emulated.bars, emulated.vga)
+                }
                 Some(emulated) => {
                     self.bus.emulated.push((id, driver.clone()));
                     (emulated.bars, emulated.vga, emulated.usb)

@@ -15,8 +15,8 @@ use crate::units::{Bar, PciAddress};
 pub struct HostDevice {
     /// Its number in the layout.
     pub id: FunctionId,
-    /// Where it is on the host.
-    pub host: PciAddress,
+    /// Where it is on the host; `None` for an emulated device that the policy counts as a GPU.
+    pub host: Option<PciAddress>,
     /// Where libvirt puts it in the guest; `bus` is a controller index.
     pub guest: Option<PciAddress>,
     /// What it is called.
@@ -47,6 +47,15 @@ pub enum Source {
     Catalogue,
     /// The device named on the command line.
     Assumed,
+    /// QEMU's own device, whose BARs the domain says.
+    Emulated,
+}
+
+impl HostDevice {
+    /// What messages call it: its host address, or the word for an emulated one.
+    pub fn place(&self) -> String {
+        self.host.map_or_else(|| "emulated".to_owned(), |host| host.to_string())
+    }
 }
 
 /// Where to look.
@@ -94,7 +103,7 @@ impl Sources<'_> {
         };
         let device = HostDevice {
             id,
-            host,
+            host: Some(host),
             guest,
             gpu: self.is_gpu(function, source, shown),
             vga: function.is_some_and(|f| f.class.starts_with("0300"))
@@ -135,20 +144,20 @@ impl Sources<'_> {
                     Code::BarsFromCatalogue,
                     format!(
                         "{}: BAR sizes of {} are the catalogue's ({sure}); `barfit host` on the hypervisor gives the real ones",
-                        device.host, device.name
+                        device.place(), device.name
                     ),
                 ));
             }
             (Some(Source::Assumed), Some(entry)) => findings.push(Finding::warning(
                 Code::BarsAssumed,
-                format!("{}: taken to be {}, as --assume-gpu says", device.host, entry.name),
+                format!("{}: taken to be {}, as --assume-gpu says", device.place(), entry.name),
             )),
             (None, _) => findings.push(Finding::error(
                 Code::BarsUnknown,
                 format!(
                     "{}: no source knows the BARs of this device ({}); give --host FILE with a snapshot taken by \
                      `barfit host` on the hypervisor, or --assume-gpu NAME",
-                    device.host, device.name
+                    device.place(), device.name
                 ),
             )),
             _ => {}

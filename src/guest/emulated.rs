@@ -182,6 +182,15 @@ fn virtio(driver: &str, express: bool) -> Option<Vec<(u8, u64, BarKind)>> {
     Some(bars)
 }
 
+/// Vendor and device id of emulated devices that can stand in for a GPU, where a policy names them.
+pub(super) fn pci_id(driver: &str) -> Option<(&'static str, &'static str)> {
+    match driver {
+        "pci-testdev" => Some(("1b36", "0005")),
+        "ivshmem-plain" | "ivshmem-doorbell" => Some(("1af4", "1110")),
+        _ => None,
+    }
+}
+
 fn device(bars: &[(u8, u64, BarKind)], vga: bool, usb: bool) -> Emulated {
     let bars = bars.iter().map(|&(index, size, kind)| Bar { index, size: Bytes(size), kind }).collect();
     Emulated { bars, vga, usb }

@@ -2,15 +2,18 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize};
+
 use crate::units::PhysBits;
 
 /// One change to a guest's definition. A plan holds at most one of each kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// `<maxphysaddr>` becomes exactly this; `<cpu>` is created where it is missing.
     SetMaxPhysAddr(MaxPhysAddrValue),
     /// `<feature policy='require' name='…'/>` in `<cpu>`, correcting the policy of one that is there.
-    RequireFeature(&'static str),
+    RequireFeature(#[serde(deserialize_with = "known_feature")] &'static str),
     /// fw_cfg `opt/ovmf/X-PciMmio64Mb` becomes this many MiB: in place where the entry exists, else inserted.
     SetMmio64Mib(u32),
     /// The fw_cfg entry goes: it forces a window that is too small.
@@ -20,8 +23,18 @@ pub enum Change {
     SetCpuGlobal(CpuGlobal),
 }
 
+/// Reads back the name of a feature; only those barfit requires are names of one.
+fn known_feature<'de, D: Deserializer<'de>>(d: D) -> Result<&'static str, D::Error> {
+    let name = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+    match &*name {
+        "pdpe1gb" => Ok("pdpe1gb"),
+        _ => Err(serde::de::Error::custom(format_args!("`{name}` is no CPU feature that a plan requires"))),
+    }
+}
+
 /// A `<maxphysaddr>` that libvirt accepts.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum MaxPhysAddrValue {
     /// `mode='emulate' bits='P'`.
     Emulate(PhysBits),
@@ -33,7 +46,8 @@ pub enum MaxPhysAddrValue {
 }
 
 /// A CPU property by `-global`.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CpuGlobal {
     /// `x86_64-cpu.phys-bits=P`: named models.
     PhysBits(PhysBits),

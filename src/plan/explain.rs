@@ -67,7 +67,7 @@ fn unplaced(case: &Case<'_>, layout: &Layout, findings: &mut Vec<Finding>) {
         }
         let code = if device.gpu { Code::GpuUnplaced } else { Code::DeviceUnplaced };
         let why = why_unplaced(case, layout, device.id);
-        findings.push(Finding::error(code, format!("{} {}: {why}", device.host, device.name)));
+        findings.push(Finding::error(code, format!("{} {}: {why}", device.place(), device.name)));
     }
     for (id, driver) in &case.assembled.emulated {
         if !is_placed(layout, *id, case.limit) {
