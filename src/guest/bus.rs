@@ -157,11 +157,12 @@ impl<'a> Builder<'a> {
                         name: driver.clone(),
                         gpu: true,
                         vga: emulated.vga,
+                        usb: emulated.usb,
                         source: Some(Source::Emulated),
                         bars: emulated.bars.clone(),
                         form: HostForm::CommandLine,
                     });
-                    (emulated.bars, emulated.vga)
+                    (emulated.bars, emulated.vga, emulated.usb)
                 }
                 Some(emulated) => {
                     self.bus.emulated.push((id, driver.clone()));
