@@ -9,7 +9,7 @@ use super::device::Devices;
 use super::model::{
     CommandLine, Cpu, CpuArgs, CpuMode, CpuOption, FwCfgString, Global, MachineFamily, QEMU_NAMESPACE,
 };
-use super::qemu_device::QemuDevices;
+use super::qemu_device::{Globals, QemuDevices};
 use super::qemu_options::{self, Options, number, size, switch};
 use super::read::{Node, Reader};
 
@@ -93,8 +93,7 @@ pub(super) fn parse(
     }
     cpu_globals(&mut line, cpu, family);
 
-    let globals = std::mem::take(&mut line.globals);
-    let mut reader = QemuDevices::new(found, &globals);
+    let mut reader = QemuDevices::new(found);
     for (is_device, at) in devices {
         let word = &words[at];
         if !is_device {
@@ -103,8 +102,7 @@ pub(super) fn parse(
             line.not_understood.push(message);
         }
     }
-    reader.apply_globals();
-    line.globals = globals;
+    reader.apply_globals(&Globals::new(&line.globals));
     line.args = words.into_iter().map(|word| word.text).collect();
     line
 }

@@ -38,37 +38,45 @@ struct Place {
 #[derive(Default)]
 struct Seen {
     usb: bool,
-    sata: bool,
     graphics: bool,
     balloon: bool,
-    /// Largest controller index that a disk or host device needs, by controller type.
-    needs: [(Option<u64>, Option<u64>); 3],
+    scsi: Indices,
+    sata: Indices,
+    serial: Indices,
 }
 
-/// Controller types that libvirt adds when something needs them: index into [`Seen::needs`].
-const SCSI: usize = 0;
-const SATA: usize = 1;
-const SERIAL: usize = 2;
+/// Controllers of one type, by index.
+#[derive(Default)]
+struct Indices {
+    /// Those that a disk or host device stands on.
+    needed: BTreeSet<u32>,
+    /// Those that are written.
+    there: BTreeSet<u32>,
+}
 
-impl Seen {
-    /// Something stands on a controller.
-    fn need(&mut self, kind: usize, node: Node<'_, '_>) {
-        let address = child(node, "address").and_then(|a| a.attribute("controller"));
-        let index = address.and_then(|text| text.parse().ok()).unwrap_or(0);
-        self.needs[kind].0 = self.needs[kind].0.max(Some(index));
+/// Nobody has more controllers of a type than this; it bounds what a strange index can cost.
+const MAX_CONTROLLERS: u32 = 256;
+
+impl Indices {
+    /// Something stands on a controller: the one its address names, or the one libvirt chooses.
+    fn need(&mut self, node: Node<'_, '_>, chosen: u32) {
+        let address = child(node, "address").and_then(|address| address.attribute("controller"));
+        self.needed.insert(address.map_or(Some(chosen), |text| text.parse().ok()).unwrap_or(0));
     }
 
-    /// A controller is there. Indices are dense in practice: the largest one stands for all below it.
-    fn have(&mut self, kind: usize, node: Node<'_, '_>) {
-        let index = node.attribute("index").and_then(|text| text.parse().ok()).unwrap_or(0);
-        self.needs[kind].1 = self.needs[kind].1.max(Some(index));
+    fn have(&mut self, node: Node<'_, '_>) {
+        self.there.insert(node.attribute("index").and_then(|text| text.parse().ok()).unwrap_or(0));
     }
 
-    /// How many controllers libvirt adds; nobody has more than a few.
-    fn missing(&self, kind: usize) -> u64 {
-        let (needed, there) = self.needs[kind];
-        let count = |index: Option<u64>| index.map_or(0, |index| index.saturating_add(1));
-        count(needed).saturating_sub(count(there)).min(256)
+    /// What libvirt adds: each that is needed.
+    fn missing(&self) -> impl Iterator<Item = u32> {
+        self.needed.iter().copied().filter(|index| *index < MAX_CONTROLLERS && !self.there.contains(index))
+    }
+
+    /// The same for controllers of disks: all up to the largest that is needed.
+    fn missing_below(&self) -> impl Iterator<Item = u32> {
+        let count = self.needed.last().map_or(0, |last| last.saturating_add(1)).min(MAX_CONTROLLERS);
+        (0..count).filter(|index| !self.there.contains(index))
     }
 }
 
@@ -96,8 +104,8 @@ impl Devices {
                 }
                 "disk" => {
                     match emulated::disk_bus(node) {
-                        "scsi" => seen.need(SCSI, node),
-                        "sata" => seen.need(SATA, node),
+                        "scsi" => seen.scsi.need(node, emulated::disk_number(node) / 7),
+                        "sata" => seen.sata.need(node, emulated::disk_number(node) / 6),
                         _ => {}
                     }
                     found.emulated(reader, node, Element::Disk, emulated::disk(node))?;
@@ -110,7 +118,7 @@ impl Devices {
                 }
                 "channel" | "console" => {
                     if child_attribute(node, "target", "type") == Some("virtio") {
-                        seen.need(SERIAL, node);
+                        seen.serial.need(node, 0);
                     }
                 }
                 "shmem" => found.shmem(reader, node)?,
@@ -127,7 +135,7 @@ impl Devices {
         found.number_controllers();
         found.videos(reader, &videos)?;
         let line = node.map_or(1, |node| reader.line(node));
-        found.add_implicit(&seen, family, videos.is_empty(), line);
+        found.add_implicit(&mut seen, family, videos.is_empty(), line);
         Ok(found)
     }
 
@@ -150,12 +158,9 @@ impl Devices {
                 return Ok(());
             }
             Some("usb") => seen.usb = true,
-            Some("scsi") => seen.have(SCSI, node),
-            Some("virtio-serial") => seen.have(SERIAL, node),
-            Some("sata") => {
-                seen.sata = true;
-                seen.have(SATA, node);
-            }
+            Some("scsi") => seen.scsi.have(node),
+            Some("virtio-serial") => seen.serial.have(node),
+            Some("sata") => seen.sata.have(node),
             _ => {}
         }
         self.emulated(reader, node, Element::Controller, emulated::controller(node))
@@ -198,7 +203,7 @@ impl Devices {
                 self.emulated(reader, node, Element::Hostdev, Some(Emulated::named("vfio-pci")))
             }
             Some("scsi") => {
-                seen.need(SCSI, node);
+                seen.scsi.need(node, 0);
                 Ok(())
             }
             Some("scsi_host") => {
@@ -289,6 +294,9 @@ impl Devices {
         kind: DeviceKind,
     ) -> Result<(), ParseError> {
         let Some(Place { address, multifunction }) = place(reader, node)? else { return Ok(()) };
+        let index = reader.number(node, "index", Base::Ten, u64::from(u32::MAX))?;
+        let index =
+            index.filter(|_| element == Element::Controller).and_then(|index| u32::try_from(index).ok());
         self.devices.push(Device {
             kind,
             address,
@@ -296,6 +304,7 @@ impl Devices {
             alias: alias(node),
             line: reader.line(node),
             element,
+            index,
             implicit: false,
             arg: None,
             bus: None,
@@ -304,16 +313,16 @@ impl Devices {
     }
 
     /// What libvirt adds at define, on the machines it does so for.
-    fn add_implicit(&mut self, seen: &Seen, family: MachineFamily, no_video: bool, line: u32) {
-        let mut add = |driver: &str, element| {
-            let kind = DeviceKind::Emulated { driver: driver.to_owned(), sizes: Vec::new() };
+    fn add_implicit(&mut self, seen: &mut Seen, family: MachineFamily, no_video: bool, line: u32) {
+        let mut add = |driver: &str, element, index| {
             self.devices.push(Device {
-                kind,
+                kind: DeviceKind::Emulated { driver: driver.to_owned(), sizes: Vec::new() },
                 address: None,
                 multifunction: false,
                 alias: None,
                 line,
                 element,
+                index,
                 implicit: true,
                 arg: None,
                 bus: None,
@@ -325,23 +334,25 @@ impl Devices {
             MachineFamily::Other => return,
         };
         if !seen.usb {
-            add(usb, Element::Controller);
+            add(usb, Element::Controller, Some(0));
         }
-        for _ in 0..seen.missing(SCSI) {
-            add("lsi53c895a", Element::Controller);
+        for index in seen.scsi.missing_below() {
+            add("lsi53c895a", Element::Controller, Some(index));
         }
-        let own_sata = u64::from(family == MachineFamily::Q35 && !seen.sata);
-        for _ in 0..seen.missing(SATA).max(own_sata) {
-            add("ich9-ahci", Element::Controller);
+        if family == MachineFamily::Q35 {
+            seen.sata.needed.insert(0);
         }
-        for _ in 0..seen.missing(SERIAL) {
-            add("virtio-serial-pci", Element::Controller);
+        for index in seen.sata.missing_below() {
+            add("ich9-ahci", Element::Controller, Some(index));
+        }
+        for index in seen.serial.missing() {
+            add("virtio-serial-pci", Element::Controller, Some(index));
         }
         if no_video && seen.graphics {
-            add(&emulated::default_video().driver, Element::Video);
+            add(&emulated::default_video().driver, Element::Video, None);
         }
         if !seen.balloon {
-            add("virtio-balloon-pci", Element::Memballoon);
+            add("virtio-balloon-pci", Element::Memballoon, None);
         }
     }
 }

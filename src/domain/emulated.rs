@@ -45,6 +45,18 @@ pub(super) fn disk_bus<'d>(node: Node<'d, '_>) -> &'d str {
     }
 }
 
+/// The number in a disk's name: `sda` is 0, `sdz` 25, `sdaa` 26 (`virDiskNameParse`, libvirt 9.0
+/// `src/util/virutil.c`). It decides which controller a disk without an address stands on.
+pub(super) fn disk_number(node: Node<'_, '_>) -> u32 {
+    let dev = child_attribute(node, "target", "dev").unwrap_or_default();
+    let prefixes = ["fd", "hd", "vd", "sd", "xvd", "ubd"];
+    let letters = prefixes.iter().find_map(|prefix| dev.strip_prefix(prefix)).unwrap_or_default();
+    let letters = letters.bytes().take_while(u8::is_ascii_lowercase);
+    let number =
+        letters.fold(0u32, |sum, letter| sum.saturating_mul(26).saturating_add(u32::from(letter - b'a') + 1));
+    number.saturating_sub(1)
+}
+
 /// `<disk>`: only virtio disks are functions of their own.
 pub(super) fn disk(node: Node<'_, '_>) -> Option<Emulated> {
     let base = if node.attribute("type") == Some("vhostuser") { "vhost-user-blk" } else { "virtio-blk" };

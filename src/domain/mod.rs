@@ -19,6 +19,8 @@ mod parse;
 mod qemu_device;
 mod qemu_options;
 mod read;
+mod slots;
+pub mod topology;
 mod value;
 
 pub use document::Document;

@@ -286,6 +286,8 @@ pub struct Device {
     pub line: u32,
     /// Which element it stands in: libvirt gives addresses out in the order of these, not of the text.
     pub element: Element,
+    /// `index=` of a `<controller>`.
+    pub index: Option<u32>,
     /// Not written: libvirt adds it when the domain is defined.
     pub implicit: bool,
     /// `-device` on QEMU's command line: index of its value in [`CommandLine::args`].
@@ -298,14 +300,14 @@ pub struct Device {
 /// (`qemuDomainAssignDevicePCISlots`, libvirt 9.0 `src/qemu/qemu_domain_address.c`).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Element {
-    /// `<controller>` of a type other than pci: usb, sata, ide, scsi, virtio-serial, nvme.
-    Controller,
     /// `<filesystem>`.
     Filesystem,
     /// `<interface>`, but for type hostdev.
     Interface,
     /// `<sound>`.
     Sound,
+    /// `<controller>` of a type other than pci: usb, sata, ide, scsi, virtio-serial, nvme.
+    Controller,
     /// `<disk>`.
     Disk,
     /// `<hostdev>`, and `<interface type='hostdev'>`.

@@ -133,23 +133,25 @@ const OTHER_DEVICES: [&str; 30] = [
 /// Reads the devices of one command line, in order.
 pub(super) struct QemuDevices<'f> {
     found: &'f mut Devices,
-    globals: &'f [Global],
-    /// Ports of this command line: `id=` to controller index.
+    /// Ports by name, to controller index: `id=` of this command line, aliases of libvirt's.
     ports: BTreeMap<String, u8>,
     /// `-object memory-backend-*`: `id=` to size.
     backends: BTreeMap<String, Bytes>,
-    next_index: Option<u8>,
+    /// Controller indices that nobody has, in ascending order.
+    free: Vec<u8>,
 }
 
 impl<'f> QemuDevices<'f> {
-    pub(super) fn new(found: &'f mut Devices, globals: &'f [Global]) -> QemuDevices<'f> {
-        QemuDevices {
-            found,
-            globals,
-            ports: BTreeMap::new(),
-            backends: BTreeMap::new(),
-            next_index: Some(u8::MAX),
+    pub(super) fn new(found: &'f mut Devices) -> QemuDevices<'f> {
+        let mut ports = BTreeMap::new();
+        let mut is_free = [true; 256];
+        for controller in &found.controllers {
+            let Ok(index) = u8::try_from(controller.index) else { continue };
+            is_free[usize::from(index)] = false;
+            ports.extend(controller.alias.clone().map(|alias| (alias, index)));
         }
+        let free = (1..=u8::MAX).filter(|&index| is_free[usize::from(index)]).collect();
+        QemuDevices { found, ports, backends: BTreeMap::new(), free }
     }
 
     /// `-object`: shared memory has its size from one.
@@ -194,6 +196,7 @@ impl<'f> QemuDevices<'f> {
             alias,
             line,
             element: Element::CommandLine,
+            index: None,
             implicit: false,
             arg: Some(arg),
             bus,
@@ -238,10 +241,6 @@ impl<'f> QemuDevices<'f> {
         if let Some(&index) = self.ports.get(name) {
             return Some(index);
         }
-        let by_alias = self.found.controllers.iter().find(|c| c.alias.as_deref() == Some(name));
-        if let Some(controller) = by_alias {
-            return u8::try_from(controller.index).ok();
-        }
         match name {
             "pcie.0" | "pci.0" => Some(0),
             _ => name.strip_prefix("pci.").and_then(|index| index.parse().ok()),
@@ -249,10 +248,9 @@ impl<'f> QemuDevices<'f> {
     }
 
     fn port(&mut self, mut port: Controller) -> Result<(), String> {
-        let taken = |index: u8| self.found.controllers.iter().any(|c| c.index == u32::from(index));
-        let free = self.next_index.and_then(|from| (1..=from).rev().find(|&index| !taken(index)));
-        let Some(index) = free else { return Err("more PCI ports than there are buses".to_owned()) };
-        self.next_index = index.checked_sub(1);
+        let Some(index) = self.free.pop() else {
+            return Err("more PCI ports than there are buses".to_owned());
+        };
         port.index = u32::from(index);
         if let Some(id) = &port.alias {
             self.ports.insert(id.clone(), index);
@@ -300,48 +298,58 @@ impl<'f> QemuDevices<'f> {
 
     /// Lets `-global` fill in what neither libvirt nor `-device` says: reserved space and hot-plug of ports, sizes of
     /// devices, the ROM of host devices.
-    pub(super) fn apply_globals(&mut self) {
-        for global in self.globals {
-            for port in &mut self.found.controllers {
-                let hardware = port.hardware.as_deref().or_else(|| default_hardware(&port.model));
-                if hardware == Some(global.driver.as_str()) {
-                    apply_to_port(port, global);
+    pub(super) fn apply_globals(&mut self, globals: &Globals<'_>) {
+        for port in &mut self.found.controllers {
+            globals.apply_to_port(port);
+        }
+        for device in &mut self.found.devices {
+            globals.apply_to_device(&mut device.kind);
+        }
+    }
+}
+
+/// `-global`: of several for the same property, the last counts.
+pub(super) struct Globals<'g>(BTreeMap<(&'g str, &'g str), &'g str>);
+
+impl<'g> Globals<'g> {
+    pub(super) fn new(globals: &'g [Global]) -> Globals<'g> {
+        let by_name = globals.iter().map(|g| ((g.driver.as_str(), g.property.as_str()), g.value.as_str()));
+        Globals(by_name.collect())
+    }
+
+    fn get(&self, driver: &str, property: &str) -> Option<&'g str> {
+        self.0.get(&(driver, property)).copied()
+    }
+
+    /// Reserved space and hot-plug of a port.
+    pub(super) fn apply_to_port(&self, port: &mut Controller) {
+        let Some(hardware) = port.hardware.as_deref().or_else(|| default_hardware(&port.model)) else {
+            return;
+        };
+        let given = reserve(|property| self.get(hardware, property));
+        port.reserve = PortReserve {
+            io: port.reserve.io.or(given.io),
+            mem: port.reserve.mem.or(given.mem),
+            pref32: port.reserve.pref32.or(given.pref32),
+            pref64: port.reserve.pref64.or(given.pref64),
+        };
+        if self.get(hardware, "hotplug").and_then(switch) == Some(false) {
+            port.hotplug = false;
+        }
+    }
+
+    fn apply_to_device(&self, kind: &mut DeviceKind) {
+        match kind {
+            DeviceKind::Host { rom_bar, .. } => {
+                *rom_bar &= self.get("vfio-pci", "rombar").and_then(number) != Some(0);
+            }
+            DeviceKind::Emulated { driver, sizes } => {
+                for (property, _) in SIZE_PROPERTIES {
+                    let value = self.get(driver, property).and_then(|value| size_property(property, value));
+                    if !sizes.iter().any(|(name, _)| name == property) {
+                        sizes.extend(value.map(|bytes| (property.to_owned(), bytes)));
+                    }
                 }
-            }
-            for device in &mut self.found.devices {
-                apply_to_device(&mut device.kind, global);
-            }
-        }
-    }
-}
-
-fn apply_to_port(port: &mut Controller, global: &Global) {
-    let bytes = size(&global.value, 1);
-    match global.property.as_str() {
-        "io-reserve" => port.reserve.io = port.reserve.io.or(bytes),
-        "mem-reserve" => port.reserve.mem = port.reserve.mem.or(bytes),
-        "pref32-reserve" => port.reserve.pref32 = port.reserve.pref32.or(bytes),
-        "pref64-reserve" => port.reserve.pref64 = port.reserve.pref64.or(bytes),
-        "hotplug" if switch(&global.value) == Some(false) => port.hotplug = false,
-        _ => {}
-    }
-}
-
-fn apply_to_device(kind: &mut DeviceKind, global: &Global) {
-    match kind {
-        DeviceKind::Host { rom_bar, .. } => {
-            if global.driver == "vfio-pci" && global.property == "rombar" && number(&global.value) == Some(0)
-            {
-                *rom_bar = false;
-            }
-        }
-        DeviceKind::Emulated { driver, sizes } => {
-            let given = sizes.iter().any(|(name, _)| *name == global.property);
-            if *driver == global.driver
-                && !given
-                && let Some(bytes) = size_property(&global.property, &global.value)
-            {
-                sizes.push((global.property.clone(), bytes));
             }
         }
     }

@@ -1,0 +1,129 @@
+//! The domain view against the shipped examples and against a real libvirt.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use barfit::domain::topology::{self, Node, PciTree, What};
+use barfit::domain::{DeviceKind, Domain};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn xml_files(directory: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join(directory))
+        .expect(directory)
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "xml"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn parse(path: &Path) -> Domain {
+    let text = std::fs::read(path).expect("readable");
+    Domain::parse(&text).unwrap_or_else(|error| panic!("{}:{error}", path.display()))
+}
+
+/// The tree as text: a line a function, indented by bus.
+fn drawn(domain: &Domain, tree: &PciTree) -> String {
+    let mut text = String::new();
+    draw(domain, &tree.root, 0, &mut text);
+    for problem in &tree.problems {
+        writeln!(text, "! {}", problem.message).expect("a string");
+    }
+    text
+}
+
+fn draw(domain: &Domain, nodes: &[Node], depth: usize, text: &mut String) {
+    for node in nodes {
+        write!(text, "{:depth$}{:02x}.{:x} ", "", node.slot, node.function).expect("a string");
+        match &node.what {
+            What::BuiltIn(name) => writeln!(text, "{name}").expect("a string"),
+            What::Device(position) => {
+                let device = &domain.devices[*position];
+                let what = match &device.kind {
+                    DeviceKind::Host { host, .. } => format!("host {host}"),
+                    DeviceKind::Emulated { driver, sizes } => {
+                        let sizes = sizes.iter().filter(|(_, size)| size.get() > 0);
+                        let sizes: Vec<_> = sizes.map(|(name, size)| format!(" {name}={size}")).collect();
+                        format!("{driver}{}", sizes.concat())
+                    }
+                };
+                writeln!(text, "{what}").expect("a string");
+            }
+            What::Port(port) => {
+                let controller = &port.controller;
+                let plug = if controller.hotplug { "" } else { " no hotplug" };
+                let bus = controller.bus_nr.map(|n| format!(" bus {n}")).unwrap_or_default();
+                writeln!(text, "{:?} {}{plug}{bus}", controller.model, controller.index).expect("a string");
+                draw(domain, &port.children, depth + 2, text);
+            }
+        }
+    }
+}
+
+fn drawn_file(path: &Path) -> String {
+    let domain = parse(path);
+    drawn(&domain, &topology::assign(&domain))
+}
+
+/// What a person writes and what libvirt makes of it are the same machine.
+#[test]
+fn sources_and_examples_are_the_same_tree() {
+    let examples = xml_files("examples");
+    assert!(examples.len() >= 40, "{} examples", examples.len());
+    for example in examples {
+        let source = root().join("examples/src").join(example.file_name().expect("a name"));
+        let tree = drawn_file(&example);
+        assert!(!tree.contains('!'), "{}\n{tree}", example.display());
+        assert_eq!(drawn_file(&source), tree, "{}", source.display());
+        let (written, normal) = (parse(&source), parse(&example));
+        assert_eq!(written.memory, normal.memory, "{}", source.display());
+        assert_eq!(written.firmware, normal.firmware, "{}", source.display());
+        assert_eq!(written.pci_hole64, normal.pci_hole64, "{}", source.display());
+        assert_eq!(written.command_line.args, normal.command_line.args, "{}", source.display());
+    }
+}
+
+/// Domains without addresses, in many mixtures: what libvirt gives out is what we assume.
+#[test]
+fn libvirt_gives_out_the_same_addresses() {
+    let inputs = xml_files("tests/domain/unaddressed");
+    assert!(inputs.len() >= 20, "{} inputs", inputs.len());
+    let defined = tempfile::tempdir().expect("a directory");
+    let script = r#"
+        out=$1; shift
+        for file; do
+            name=$(virsh define "$file" 2>"$out/error" | sed -n "s/^Domain '\(.*\)' defined.*/\1/p")
+            if [ -z "$name" ]; then cp "$out/error" "$out/$(basename "$file").refused"; continue; fi
+            virsh dumpxml --inactive "$name" >"$out/$(basename "$file")"
+            virsh undefine --nvram "$name" >/dev/null
+        done"#;
+    let run = Command::new(root().join("tests/libvirt/private-libvirtd"))
+        .args(["bash", "-ec", script, "define"])
+        .arg(defined.path())
+        .args(&inputs)
+        .output()
+        .expect("bash");
+    assert!(
+        run.status.success(),
+        "{}\nneeds root and: apt-get install libvirt-daemon-system libvirt-clients qemu-system-x86",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    let mut wrong = String::new();
+    for input in inputs {
+        let normal = defined.path().join(input.file_name().expect("a name"));
+        if let Ok(error) = std::fs::read_to_string(normal.with_extension("xml.refused")) {
+            writeln!(wrong, "{}\nlibvirt: {error}", input.display()).expect("a string");
+            continue;
+        }
+        let (ours, libvirts) = (drawn_file(&input), drawn_file(&normal));
+        if ours != libvirts || parse(&input).memory != parse(&normal).memory {
+            writeln!(wrong, "{}\n--- ours\n{ours}--- libvirt\n{libvirts}", input.display())
+                .expect("a string");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
