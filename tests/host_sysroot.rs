@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use barfit::host::{Host, HostFacts, PciError};
+use barfit::host::{Depth, Host, HostFacts, PciError, Wanted};
 use barfit::units::{Bar, BarKind, Bytes, PciAddress};
 use tempfile::TempDir;
 
@@ -256,4 +256,113 @@ fn a_machine_without_anything_is_all_unknown() {
     assert_eq!((facts.pci.len(), facts.iommu_bits, notes.len()), (0, None, 0));
     let text = facts.to_json().expect("facts are always JSON");
     assert_eq!(HostFacts::from_json(&text), Ok(facts));
+}
+
+const STATUS: &str = "Package: libvirt0\nStatus: install ok installed\nVersion: 9.0.0-4+deb12u2\n\n\
+    Package: ovmf\nStatus: install ok installed\nVersion: 2025.02-8+deb13u1\n\n\
+    Package: qemu-system-x86\nStatus: install ok installed\nVersion: 1:7.2+dfsg-7+deb12u18+b3\n\n";
+
+#[test]
+fn versions_come_from_the_best_source_there_is() {
+    let root = Sysroot::new();
+    let host = root.host();
+    assert_eq!((host.qemu_version(), host.libvirt_version()), (None, None));
+
+    root.write("var/lib/dpkg/status", STATUS);
+    let shown = |found: Option<barfit::host::FoundVersion>| {
+        found.map(|found| format!("{}: {}", found.version, found.because)).unwrap_or_default()
+    };
+    assert_eq!(shown(host.qemu_version()), "7.2.0: package qemu-system-x86 1:7.2+dfsg-7+deb12u18+b3");
+    assert_eq!(shown(host.libvirt_version()), "9.0.0: package libvirt0 9.0.0-4+deb12u2");
+
+    root.link("usr/lib64/libvirt.so.0", "libvirt.so.0.9003.1");
+    assert_eq!(shown(host.libvirt_version()), "9.3.1: /usr/lib64/libvirt.so.0");
+
+    let cached = |version: &str, arch: &str| {
+        format!(
+            "<qemuCaps>\n  <selfvers>9000000</selfvers>\n  <flag name='kvm'/>\n  <version>{version}</version>\n  \
+             <kvmVersion>0</kvmVersion>\n  <arch>{arch}</arch>\n</qemuCaps>\n"
+        )
+    };
+    let folder = "var/cache/libvirt/qemu/capabilities";
+    root.write(&format!("{folder}/1.xml"), cached("7002022", "x86_64"));
+    root.write(&format!("{folder}/2.xml"), cached("8002000", "aarch64"));
+    root.write(&format!("{folder}/3.xml"), "<qemuCaps>");
+    assert_eq!(shown(host.qemu_version()), "7.2.22: libvirt's cache of capabilities");
+}
+
+#[test]
+fn a_package_tells_the_era_of_its_files() {
+    let root = Sysroot::new();
+    root.write("var/lib/dpkg/status", STATUS);
+    root.write(
+        "var/lib/dpkg/info/ovmf.list",
+        "/.\n/usr/share/OVMF\n/usr/share/OVMF/OVMF_CODE_4M.secboot.fd\n",
+    );
+    root.write("usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "not looked at");
+    root.link("usr/share/OVMF/OVMF_CODE_4M.ms.fd", "OVMF_CODE_4M.secboot.fd");
+    root.write("usr/share/OVMF/OVMF_VARS_4M.fd", "variables");
+    root.write("usr/share/edk2/ovmf/OVMF.amdsev.fd", "of no package");
+    let host = root.host();
+    let (files, _) = host.firmware_files(Depth::Package);
+    let shown: Vec<_> = files
+        .iter()
+        .map(|f| (f.path.to_str().expect("UTF-8"), f.era.as_deref(), f.fw_cfg_override, f.gib_page_tables))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", Some("202502"), Some(true), None),
+            ("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", Some("202502"), Some(true), None),
+            ("/usr/share/edk2/ovmf/OVMF.amdsev.fd", None, None, Some(false)),
+        ]
+    );
+    assert_eq!(files[0].because.as_deref(), Some("package ovmf 2025.02-8+deb13u1"));
+    // The image is no firmware volume: its package is all there is.
+    assert_eq!(host.firmware_file(&files[0].path, Depth::Image), Some(files[0].clone()));
+    assert_eq!(host.firmware_file(Path::new("/nowhere/OVMF.fd"), Depth::Image), None);
+}
+
+#[test]
+fn descriptors_are_ordered_and_masked_by_name() {
+    let root = Sysroot::new();
+    let descriptor = |file: &str, features: &str| {
+        format!(
+            r#"{{"interface-types": ["uefi"], "features": [{features}],
+                "mapping": {{"device": "flash", "executable": {{"filename": "{file}", "format": "raw"}}}},
+                "targets": [{{"architecture": "x86_64", "machines": ["pc-q35-*"]}}]}}"#
+        )
+    };
+    root.write(
+        "usr/share/qemu/firmware/40-secure.json",
+        descriptor("/secure.fd", r#""secure-boot", "requires-smm""#),
+    );
+    root.write("usr/share/qemu/firmware/60-plain.json", descriptor("/plain.fd", ""));
+    root.write("usr/share/qemu/firmware/70-broken.json", "{");
+    root.write(
+        "usr/share/qemu/firmware/50-sev.json",
+        r#"{"interface-types": ["uefi"], "features": ["amd-sev", "amd-sev-snp"],
+            "mapping": {"device": "memory", "filename": "/amdsev.fd"},
+            "targets": [{"architecture": "x86_64", "machines": ["pc-q35-*"]}]}"#,
+    );
+    let host = root.host();
+    let chosen = |wanted: Wanted<'_>| {
+        let wanted = Wanted { machine: "pc-q35-7.2", ..wanted };
+        host.firmware_for(&wanted).map(|d| d.path.display().to_string()).unwrap_or_default()
+    };
+    assert_eq!(chosen(Wanted::default()), "/secure.fd");
+    assert_eq!(
+        chosen(Wanted { secure_boot: Some(false), in_memory: Some(false), ..Wanted::default() }),
+        "/plain.fd"
+    );
+    assert_eq!(chosen(Wanted { launch_security: Some("sev-snp"), ..Wanted::default() }), "/amdsev.fd");
+    assert_eq!(chosen(Wanted { bios: true, ..Wanted::default() }), "");
+    let (_, notes) = host.firmware_files(Depth::Package);
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].contains("70-broken.json"), "{notes:?}");
+
+    // An empty file of the same name in /etc takes the packaged one out; another puts its own in its place.
+    root.write("etc/qemu/firmware/40-secure.json", "");
+    root.write("etc/qemu/firmware/60-plain.json", descriptor("/own.fd", ""));
+    assert_eq!(chosen(Wanted { in_memory: Some(false), ..Wanted::default() }), "/own.fd");
 }

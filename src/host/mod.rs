@@ -10,18 +10,23 @@
 
 mod cpu;
 mod facts;
+mod firmware;
 mod iommu;
 mod json;
+mod packages;
 mod pci;
+mod programs;
 mod read;
 mod version;
 
 use std::path::{Path, PathBuf};
 
 pub use facts::{FirmwareFile, FirmwareKind, HostCpu, HostFacts, PciFunction, Program, SCHEMA};
+pub use firmware::{Depth, Descriptor, Wanted};
 pub use iommu::ReservedRegion;
 pub use json::HostFileError;
 pub use pci::PciError;
+pub use programs::FoundVersion;
 pub use version::Version;
 
 use crate::catalogue;
@@ -71,22 +76,52 @@ impl Host {
     }
 
     /// Whether a function is PCI Express; `None` where its capabilities cannot be read (it takes root).
+    /// A device that sleeps is woken up.
     pub fn is_pci_express(&self, address: PciAddress) -> Option<bool> {
         pci::is_express(&self.root, address)
     }
 
+    /// QEMU's version, from libvirt's cache or the package database; no process is started.
+    pub fn qemu_version(&self) -> Option<FoundVersion> {
+        programs::qemu(&self.root)
+    }
+
+    /// libvirt's version, from its library's name or the package database; no process is started.
+    pub fn libvirt_version(&self) -> Option<FoundVersion> {
+        programs::libvirt(&self.root)
+    }
+
+    /// What a firmware file is; `None` when it cannot be read or is no firmware that is known here.
+    pub fn firmware_file(&self, path: &Path, depth: Depth) -> Option<FirmwareFile> {
+        firmware::file(&self.root, path, depth)
+    }
+
+    /// All firmware files, those that libvirt's descriptors name first and in its order, and a note on each
+    /// descriptor that could not be read.
+    pub fn firmware_files(&self, depth: Depth) -> (Vec<FirmwareFile>, Vec<String>) {
+        firmware::files(&self.root, depth)
+    }
+
+    /// The firmware that libvirt picks for `<os firmware='efi'>` (or `bios`): the first descriptor that fits.
+    pub fn firmware_for(&self, wanted: &Wanted<'_>) -> Option<Descriptor> {
+        firmware::descriptors(&self.root).0.into_iter().find(|descriptor| descriptor.fits(wanted))
+    }
+
     /// Everything, and notes in plain words on what could not be had. The IOMMU's width is that of the GPUs' units.
     pub fn facts(&self) -> (HostFacts, Vec<String>) {
-        let (pci, notes) = self.pci_functions();
+        let (pci, mut notes) = self.pci_functions();
+        let (firmware, firmware_notes) = self.firmware_files(Depth::Image);
+        notes.extend(firmware_notes);
+        let program = |found: FoundVersion| Program { version: found.version.to_string() };
         let gpus = pci.iter().filter(|f| catalogue::is_gpu(&f.class, &f.vendor, &f.device));
         let gpus: Vec<PciAddress> = gpus.map(|f| f.address).collect();
         let facts = HostFacts {
             schema: SCHEMA.to_owned(),
             cpu: Some(self.cpu()).filter(|cpu| *cpu != HostCpu::default()),
             iommu_bits: self.iommu_bits(&gpus),
-            qemu: None,
-            libvirt: None,
-            firmware: Vec::new(),
+            qemu: self.qemu_version().map(program),
+            libvirt: self.libvirt_version().map(program),
+            firmware,
             pci,
         };
         (facts, notes)

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::PciFunction;
 use super::read;
+use crate::catalogue;
 use crate::units::{Bar, BarKind, Bytes, PciAddress};
 
 const IORESOURCE_IO: u64 = 0x100;
@@ -20,6 +21,9 @@ const IORESOURCE_MEM: u64 = 0x200;
 const IORESOURCE_TYPE_BITS: u64 = 0x1f00;
 const IORESOURCE_PREFETCH: u64 = 0x2000;
 const IORESOURCE_MEM_64: u64 = 0x10_0000;
+
+/// The frame buffer BAR of every GPU known is larger than this.
+const LARGE: u64 = 128 << 20;
 
 const BARS: u8 = 6;
 const ROM: u8 = 6;
@@ -73,13 +77,18 @@ pub(super) fn function(root: &Path, address: PciAddress) -> Result<PciFunction, 
         file: "resource",
         content: resource.chars().take(40).collect(),
     })?;
-    let virtual_function = dir.join("physfn").exists();
-    let forgotten = !virtual_function && config_has_other_bars(&dir, &lines);
+    let (vendor, device, class) = (id("vendor", 4)?, id("device", 4)?, id("class", 6)?);
+    // Reading `config` wakes a device that sleeps, so only where something is missing: no GPU has but small BARs.
+    // A VF's registers are zero whatever it has.
+    let forgotten = catalogue::is_gpu(&class, &vendor, &device)
+        && lines.iter().all(|line| line.size < LARGE)
+        && !dir.join("physfn").exists()
+        && config_has_other_bars(&dir, &lines);
     Ok(PciFunction {
         address,
-        vendor: id("vendor", 4)?,
-        device: id("device", 4)?,
-        class: id("class", 6)?,
+        vendor,
+        device,
+        class,
         iommu_group: group(&dir),
         // -1 where the machine has no nodes
         numa_node: attribute("numa_node").ok().and_then(|node| node.parse().ok()),
@@ -113,6 +122,7 @@ pub(super) fn functions(root: &Path) -> (Vec<PciFunction>, Vec<String>) {
 }
 
 /// Whether a function is PCI Express, by its capability list; `None` where that cannot be read (it takes root).
+/// A device that sleeps is woken up by this.
 pub(super) fn is_express(root: &Path, address: PciAddress) -> Option<bool> {
     let dir = root.join("sys/bus/pci/devices").join(address.to_string());
     let config = read::bytes(&dir.join("config"), 256).ok()?;

@@ -12,6 +12,12 @@ impl Version {
     pub fn from_number(number: u32) -> Version {
         Version(number / 1_000_000, number / 1_000 % 1_000, number % 1_000)
     }
+
+    /// The first version in what a program prints about itself: `QEMU emulator version 7.2.22 (Debian 1:7.2…)`,
+    /// `libvirtd (libvirt) 9.0.0`.
+    pub fn in_text(text: &str) -> Option<Version> {
+        text.split_ascii_whitespace().find_map(|word| word.parse().ok())
+    }
 }
 
 impl fmt::Display for Version {
@@ -54,6 +60,14 @@ mod tests {
         }
         for text in ["", "8", "x", ".", "..", "8..2", "99999999999.0.0", "v8.2.2", "-1.2"] {
             assert!(text.parse::<Version>().is_err(), "{text}");
+        }
+        for (text, expected) in [
+            ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\n", Some(Version(7, 2, 22))),
+            ("libvirtd (libvirt) 9.0.0\n", Some(Version(9, 0, 0))),
+            ("9.0.0\n", Some(Version(9, 0, 0))),
+            ("bash: qemu: command not found", None),
+        ] {
+            assert_eq!(Version::in_text(text), expected, "{text}");
         }
         assert!(Version(10, 0, 0) > Version(9, 3, 0));
         assert_eq!(Version::from_number(7_002_022), Version(7, 2, 22));
