@@ -134,6 +134,8 @@ codes! {
     CommandLineNotUnderstood = "COMMAND_LINE_NOT_UNDERSTOOD",
     /// Guest PCI addresses are missing: assumed as libvirt assigns them.
     AddressesAssumed = "ADDRESSES_ASSUMED",
+    /// A guest PCI address that libvirt or QEMU refuses.
+    AddressInvalid = "ADDRESS_INVALID",
     /// Not an x86 PC.
     NotSupported = "NOT_SUPPORTED",
     /// Everything is placed; nothing needs to change.

@@ -4,7 +4,8 @@
 use super::Options;
 use super::devices::{HostDevice, Source, Sources};
 use super::emulated::{emulated, pci_id};
-use crate::domain::{Controller, ControllerModel, Device, DeviceKind, Domain, HostForm};
+use crate::domain::topology::{self, Node, PciTree, Port, What};
+use crate::domain::{ControllerModel, Device, DeviceKind, Domain, HostForm};
 use crate::finding::{Code, Finding};
 use crate::host::HostFacts;
 use crate::layout::{self, Bridge, BridgeKind, Chipset, Function, FunctionId, Reserve, Role};
@@ -20,15 +21,8 @@ pub(super) struct Bus {
     pub(super) emulated: Vec<(FunctionId, String)>,
 }
 
-/// Something with an address, by controller index.
-#[derive(Clone, Copy)]
-enum Item<'d> {
-    Controller(&'d Controller),
-    Device(&'d Device),
-}
-
 struct Builder<'a> {
-    placed: Vec<(PciAddress, Item<'a>)>,
+    domain: &'a Domain,
     sources: Sources<'a>,
     next: u32,
     bus: Bus,
@@ -45,15 +39,13 @@ pub(super) fn build<'a>(
     findings: &'a mut Vec<Finding>,
     unknown: &'a mut Vec<String>,
 ) -> Bus {
-    let mut placed: Vec<(PciAddress, Item<'_>)> = Vec::new();
-    placed.extend(domain.controllers.iter().filter_map(|c| Some((c.address?, Item::Controller(c)))));
-    placed.extend(domain.devices.iter().filter_map(|d| Some((d.address?, Item::Device(d)))));
-    placed.sort_by_key(|(address, _)| *address);
+    let tree = topology::assign(domain);
+    judge_addresses(domain, &tree, findings, unknown);
     let sources =
         Sources { host, host_is: options.host_is, assume: options.assume_gpu, also_gpu: options.also_gpu };
     let bus = Bus { functions: Vec::new(), devices: Vec::new(), emulated: Vec::new() };
-    let mut builder = Builder { placed, sources, next: 0, bus, findings, unknown };
-    let mut functions = builder.functions_of(0, chipset == Chipset::Q35, 0);
+    let mut builder = Builder { domain, sources, next: 0, bus, findings, unknown };
+    let mut functions = builder.functions_of(&tree.root, 0, false);
     let built_in = layout::built_in(chipset, || builder.next_id());
     for function in built_in {
         let same = |f: &&Function| (f.device, f.function) == (function.device, function.function);
@@ -66,8 +58,23 @@ pub(super) fn build<'a>(
     builder.bus
 }
 
-/// Deeper nesting than any machine has; a cycle of controllers ends here.
-const DEEPEST: u32 = 32;
+/// Says what had to be assumed about guest addresses, and which cannot be.
+fn judge_addresses(domain: &Domain, tree: &PciTree, findings: &mut Vec<Finding>, unknown: &mut Vec<String>) {
+    let is_written = |device: &&Device| !device.implicit && device.arg.is_none();
+    let missing = domain.devices.iter().filter(is_written).filter(|device| device.address.is_none()).count();
+    if missing > 0 {
+        let text =
+            format!("{missing} devices have no guest PCI address yet: assumed as libvirt will assign them");
+        findings.push(Finding::note(Code::AddressesAssumed, text));
+    }
+    for problem in &tree.problems {
+        let text = format!("line {}: {}", problem.line, problem.message);
+        if !problem.placed {
+            unknown.push(text.clone());
+        }
+        findings.push(Finding::error(Code::AddressInvalid, text));
+    }
+}
 
 impl<'a> Builder<'a> {
     fn next_id(&mut self) -> FunctionId {
@@ -75,23 +82,23 @@ impl<'a> Builder<'a> {
         FunctionId(self.next - 1)
     }
 
-    /// The functions on the bus of controller `index`.
-    fn functions_of(&mut self, index: u8, root: bool, depth: u32) -> Vec<Function> {
-        let from = self.placed.partition_point(|(address, _)| address.bus < index);
-        let to = self.placed.partition_point(|(address, _)| address.bus <= index);
-        let mut functions = Vec::with_capacity(to - from);
-        for at in from..to {
-            let (address, item) = self.placed[at];
-            let function = match item {
-                Item::Controller(controller) => self.bridge(controller, address, depth),
-                Item::Device(device) => self.device(device, address, !root && index != 0),
+    /// The functions on the bus of controller `bus`. `express` says that it is the bus of a PCI Express port.
+    fn functions_of(&mut self, nodes: &[Node], bus: u8, express: bool) -> Vec<Function> {
+        let mut functions = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let address = PciAddress { domain: 0, bus, slot: node.slot, function: node.function };
+            let function = match &node.what {
+                What::BuiltIn(_) => None,
+                What::Device(position) => self.device(&self.domain.devices[*position], address, express),
+                What::Port(port) => self.bridge(port, address),
             };
             functions.extend(function);
         }
         functions
     }
 
-    fn bridge(&mut self, controller: &Controller, address: PciAddress, depth: u32) -> Option<Function> {
+    fn bridge(&mut self, port: &Port, address: PciAddress) -> Option<Function> {
+        let controller = &port.controller;
         let (kind, bars): (_, &[(u8, u64, BarKind)]) = match &controller.model {
             ControllerModel::RootPort if controller.hardware.as_deref() == Some("ioh3420") => {
                 (BridgeKind::Ioh3420, &[])
@@ -115,8 +122,10 @@ impl<'a> Builder<'a> {
             }
         };
         let id = self.next_id();
-        let index = u8::try_from(controller.index).ok().filter(|_| depth < DEEPEST);
-        let children = index.map(|index| self.functions_of(index, false, depth + 1)).unwrap_or_default();
+        let index = u8::try_from(controller.index).ok()?;
+        let express =
+            matches!(controller.model, ControllerModel::RootPort | ControllerModel::SwitchDownstream);
+        let children = self.functions_of(&port.children, index, express);
         let reserve = Reserve {
             io: controller.reserve.io,
             mem: controller.reserve.mem,
@@ -135,8 +144,8 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// `behind_port` says that the device is not on the root bus.
-    fn device(&mut self, device: &Device, address: PciAddress, behind_port: bool) -> Option<Function> {
+    /// `express` says that the device is behind a PCI Express port.
+    fn device(&mut self, device: &Device, address: PciAddress, express: bool) -> Option<Function> {
         let id = self.next_id();
         let (bars, vga, usb) = match &device.kind {
             DeviceKind::Host { host, rom_bar, form } => {
@@ -148,7 +157,7 @@ impl<'a> Builder<'a> {
                 self.bus.devices.push(known);
                 answer
             }
-            DeviceKind::Emulated { driver, sizes } => match emulated(driver, sizes, behind_port) {
+            DeviceKind::Emulated { driver, sizes } => match emulated(driver, sizes, express) {
                 Some(emulated) if pci_id(driver).is_some_and(|(v, d)| (self.sources.also_gpu)(v, d)) => {
                     self.bus.devices.push(HostDevice {
                         id,
@@ -168,6 +177,8 @@ impl<'a> Builder<'a> {
                     self.bus.emulated.push((id, driver.clone()));
                     (emulated.bars, emulated.vga, emulated.usb)
                 }
+                // A mediated device: reported as such.
+                None if driver.starts_with("vfio-pci") => (Vec::new(), false, false),
                 None => {
                     self.findings.push(Finding::note(
                         Code::DeviceUnknown,
