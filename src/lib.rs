@@ -8,6 +8,7 @@
 pub mod units;
 
 pub mod catalogue;
+pub mod deliver;
 pub mod domain;
 pub mod finding;
 pub mod guest;

@@ -14,7 +14,7 @@ use crate::layout::{self, Firmware, Function, FunctionId, Guest, Layout, Outcome
 use crate::units::PhysBits;
 
 /// What comes of a guest.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Every device is placed.
@@ -222,7 +222,7 @@ fn reach_limit(host: &HostFacts) -> u64 {
 fn refused_by_libvirt(domain: &Domain, host: &HostFacts, findings: &mut Vec<Finding>) -> bool {
     let emulated = domain.cpu.as_ref().and_then(|cpu| cpu.maxphysaddr);
     let bits = emulated.filter(|m| m.mode == MaxPhysAddrMode::Emulate).and_then(|m| m.bits);
-    let invalid = findings.iter().any(|finding| finding.code == Code::BitsInvalid);
+    let invalid = findings.iter().any(|f| matches!(f.code, Code::BitsInvalid | Code::AddressInvalid));
     match (bits, host_bits(host)) {
         (Some(bits), Some(host)) if bits > host.get().into() => {
             findings.push(Finding::error(

@@ -7,13 +7,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::units::PhysBits;
 
 /// One change to a guest's definition. A plan holds at most one of each kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// `<maxphysaddr>` becomes exactly this; `<cpu>` is created where it is missing.
     SetMaxPhysAddr(MaxPhysAddrValue),
     /// `<feature policy='require' name='…'/>` in `<cpu>`, correcting the policy of one that is there.
-    RequireFeature(#[serde(deserialize_with = "known_feature")] &'static str),
+    RequireFeature(&'static str),
     /// fw_cfg `opt/ovmf/X-PciMmio64Mb` becomes this many MiB: in place where the entry exists, else inserted.
     SetMmio64Mib(u32),
     /// The fw_cfg entry goes: it forces a window that is too small.
@@ -23,12 +23,31 @@ pub enum Change {
     SetCpuGlobal(CpuGlobal),
 }
 
-/// Reads back the name of a feature; only those barfit requires are names of one.
-fn known_feature<'de, D: Deserializer<'de>>(d: D) -> Result<&'static str, D::Error> {
-    let name = <std::borrow::Cow<'de, str>>::deserialize(d)?;
-    match &*name {
-        "pdpe1gb" => Ok("pdpe1gb"),
-        _ => Err(serde::de::Error::custom(format_args!("`{name}` is no CPU feature that a plan requires"))),
+/// A change as it is written down: a feature's name is any text there.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Written {
+    SetMaxPhysAddr(MaxPhysAddrValue),
+    RequireFeature(String),
+    SetMmio64Mib(u32),
+    RemoveMmio64,
+    SetCpuGlobal(CpuGlobal),
+}
+
+impl<'de> Deserialize<'de> for Change {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Change, D::Error> {
+        Ok(match Written::deserialize(d)? {
+            Written::SetMaxPhysAddr(value) => Change::SetMaxPhysAddr(value),
+            Written::RequireFeature(name) if name == "pdpe1gb" => Change::RequireFeature("pdpe1gb"),
+            Written::RequireFeature(name) => {
+                return Err(serde::de::Error::custom(format_args!(
+                    "`{name}` is no CPU feature that a plan requires"
+                )));
+            }
+            Written::SetMmio64Mib(mib) => Change::SetMmio64Mib(mib),
+            Written::RemoveMmio64 => Change::RemoveMmio64,
+            Written::SetCpuGlobal(global) => Change::SetCpuGlobal(global),
+        })
     }
 }
 

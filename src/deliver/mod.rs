@@ -1,0 +1,12 @@
+//! How a plan reaches a guest: libvirt's hook decides at `prepare`, the emulator shim makes it true in the argv of
+//! the same start.
+//!
+//! libvirt ignores what a hook prints at `prepare` (measured, libvirt 9.0), so the two talk through a file: one
+//! plan a guest in `/run/barfit/plans`, written by root, bound to the guest's UUID, this boot and the last minutes.
+//! Whatever goes wrong here, the guest is no worse off than without barfit; only `strict` refuses a start.
+
+pub mod hook;
+pub mod journal;
+pub mod plan_file;
+pub mod shim;
+pub mod starts;

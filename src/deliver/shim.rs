@@ -1,0 +1,169 @@
+//! The emulator shim: stands first in the daemon's PATH under the emulator's name, makes a guest's plan true in the
+//! argv, and becomes the real QEMU by exec: same process, same file descriptors, same environment.
+//!
+//! It runs as the guest's user, confined like the guest. It reads one file, the guest's plan, and believes it only if
+//! root wrote it; without a plan, or for a probe, the argv goes on untouched. It never decides anything itself.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::plan_file::{self, Plans};
+use crate::rewrite;
+
+/// Where the shims are, below the root directory.
+pub const FOLDER: &str = "usr/libexec/barfit";
+
+/// Names under which QEMU's x86 emulator goes.
+pub const NAMES: [&str; 4] = ["qemu-system-x86_64", "qemu-system-i386", "qemu-kvm", "kvm"];
+
+/// Where the real emulator is looked for, after the link `real/NAME` beside the shim.
+const EMULATOR_FOLDERS: [&str; 5] = ["usr/bin", "usr/libexec", "usr/local/bin", "bin", "usr/sbin"];
+
+/// Whether a program of this name is a shim.
+pub fn is_emulator_name(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| NAMES.contains(&name))
+}
+
+/// Whether an emulator path of a domain is one of barfit's shims.
+pub fn is_shim(root: &Path, emulator: &Path) -> bool {
+    let folder = Path::new("/").join(FOLDER);
+    let named =
+        emulator.parent() == Some(folder.as_path()) && emulator.file_name().is_some_and(is_emulator_name);
+    named && root.join(emulator.strip_prefix("/").unwrap_or(emulator)).exists()
+}
+
+/// What to run, and what to say about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The real emulator.
+    pub program: PathBuf,
+    /// Its arguments, without the program's name.
+    pub arguments: Vec<OsString>,
+    /// One line for the guest's QEMU log; `None` when nothing was changed and nothing is worth saying.
+    pub message: Option<String>,
+}
+
+/// Decides what a shim called `name` with these arguments runs.
+///
+/// # Errors
+/// The real emulator is not there; the text says where it was looked for.
+pub fn launch(root: &Path, name: &OsStr, arguments: Vec<OsString>) -> Result<Launch, String> {
+    let program = real_emulator(root, name)?;
+    let untouched = |arguments, message| Ok(Launch { program: program.clone(), arguments, message });
+    let Some(uuid) = guest_uuid(&arguments) else { return untouched(arguments, None) };
+    let plan = match Plans::at(root).read(&uuid, &plan_file::boot_id(root), plan_file::now()) {
+        Ok(Some(plan)) => plan,
+        Ok(None) => return untouched(arguments, None),
+        Err(error) => {
+            return untouched(arguments, Some(format!("barfit: {error}; the guest starts without barfit")));
+        }
+    };
+    let mut argv = Vec::with_capacity(arguments.len() + 1);
+    argv.push(program.clone().into_os_string());
+    argv.extend(arguments);
+    let mut changed = rewrite::argv::rewrite(argv.clone(), &plan.changes);
+    let message = (changed != argv).then(|| {
+        let words: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
+        format!("barfit: changed the command line as planned: {}", words.join(" and "))
+    });
+    changed.remove(0);
+    Ok(Launch { program, arguments: changed, message })
+}
+
+/// The UUID of the guest that these arguments start; `None` for a probe, `-version`, or a guest without one.
+fn guest_uuid(arguments: &[OsString]) -> Option<String> {
+    let probe = |word: &OsString| {
+        matches!(
+            word.to_str(),
+            Some("-daemonize" | "--daemonize" | "-version" | "--version" | "-help" | "--help" | "-h")
+        )
+    };
+    if arguments.iter().any(probe) {
+        return None;
+    }
+    let at = arguments.iter().position(|word| word == "-uuid" || word == "--uuid")?;
+    let uuid = arguments.get(at + 1)?.to_str()?.to_ascii_lowercase();
+    plan_file::is_uuid(&uuid).then_some(uuid)
+}
+
+/// The emulator behind a shim: where the link `real/NAME` leads, else the first of the usual places that is not a
+/// shim itself.
+///
+/// # Errors
+/// There is none.
+pub fn real_emulator(root: &Path, name: &OsStr) -> Result<PathBuf, String> {
+    let shims = root.join(FOLDER);
+    let own = identity(&shims.join(name));
+    let link = fs::read_link(shims.join("real").join(name));
+    let usual = EMULATOR_FOLDERS.iter().map(|folder| Path::new("/").join(folder).join(name));
+    let is_real = |path: &PathBuf| {
+        let identity = identity(&root.join(path.strip_prefix("/").unwrap_or(path)));
+        identity.is_some() && identity != own
+    };
+    link.ok().into_iter().chain(usual).find(is_real).ok_or_else(|| {
+        format!(
+            "barfit: the emulator `{}` is in none of /{}; install QEMU, or uninstall barfit's shim with `barfit uninstall`",
+            name.to_string_lossy(),
+            EMULATOR_FOLDERS.join(", /")
+        )
+    })
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|facts| (facts.dev(), facts.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a folder");
+        for folder in [FOLDER, "usr/bin"] {
+            fs::create_dir_all(root.path().join(folder)).expect("made");
+        }
+        fs::write(root.path().join(FOLDER).join("qemu-system-x86_64"), "shim").expect("written");
+        fs::write(root.path().join("usr/bin/qemu-system-x86_64"), "real").expect("written");
+        root
+    }
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn probes_go_through_untouched() {
+        let root = root();
+        for line in ["-version", "-S -machine none -qmp x -daemonize", "-uuid nonsense", "-uuid"] {
+            let launch =
+                launch(root.path(), OsStr::new("qemu-system-x86_64"), words(line)).expect("real one found");
+            assert_eq!(launch.arguments, words(line));
+            assert_eq!(launch.message, None);
+            assert_eq!(launch.program, Path::new("/usr/bin/qemu-system-x86_64"));
+        }
+    }
+
+    #[test]
+    fn a_shim_never_becomes_itself() {
+        let root = root();
+        let real = root.path().join("usr/bin/qemu-system-x86_64");
+        fs::remove_file(&real).expect("removed");
+        fs::hard_link(root.path().join(FOLDER).join("qemu-system-x86_64"), &real).expect("linked");
+        let error =
+            real_emulator(root.path(), OsStr::new("qemu-system-x86_64")).expect_err("no other emulator");
+        assert!(error.contains("/usr/bin"), "{error}");
+    }
+
+    #[test]
+    fn only_the_installed_path_is_a_shim() {
+        let root = root();
+        assert!(is_shim(root.path(), Path::new("/usr/libexec/barfit/qemu-system-x86_64")));
+        for path in
+            ["/usr/bin/qemu-system-x86_64", "/usr/libexec/barfit/barfit", "/usr/libexec/barfit/kvm", ""]
+        {
+            assert!(!is_shim(root.path(), Path::new(path)), "{path}");
+        }
+    }
+}
