@@ -3,6 +3,7 @@
 //! size although upstream's tag has not, and its code says so.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use barfit::host::{Depth, FirmwareFile, FirmwareKind, Host, Wanted};
 
@@ -69,4 +70,25 @@ fn libvirt_s_choice_is_a_file_that_is_known() {
     let plain = host.firmware_for(&plain).expect("a descriptor without Secure Boot");
     assert!(!plain.features.iter().any(|feature| feature == "secure-boot"), "{plain:#?}");
     assert_eq!(host.firmware_for(&Wanted { machine: "virt-7.2", ..Wanted::default() }), None);
+}
+
+#[test]
+fn a_container_is_looked_into() {
+    let host = Host::here();
+    let (files, _) = host.firmware_files(Depth::Package);
+    let plain = ovmf(&files).next().expect("no OVMF here: install the package ovmf");
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let folder = root.path().join("usr/share/edk2/ovmf");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    // As Fedora's package does it.
+    let status = Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4096", "-S", "4096"])
+        .args([&plain.path, &folder.join("OVMF_CODE_4M.qcow2")])
+        .status()
+        .expect("cannot run qemu-img: install the package qemu-utils");
+    assert!(status.success());
+    let (found, _) = Host::at(root.path()).firmware_files(Depth::Image);
+    let expected = host.firmware_file(&plain.path, Depth::Image).expect("the same file");
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].era, found[0].fw_cfg_override), (&expected.era, expected.fw_cfg_override));
 }

@@ -5,6 +5,7 @@
 //! firmware rule. Rules of meaning come from libvirt 9.0 and 11.3 (`src/conf/domain_conf.c`, `cpu_conf.c`,
 //! `src/util/virxml.c`) and its documentation (formatdomain).
 
+mod assign;
 mod command_line;
 mod controller;
 mod cpu;

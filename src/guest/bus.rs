@@ -4,8 +4,8 @@
 use super::Options;
 use super::devices::{HostDevice, Source, Sources};
 use super::emulated::{emulated, pci_id};
-use crate::domain::topology::{self, Node, What};
-use crate::domain::{Controller, ControllerModel, Device, DeviceKind, Domain, HostForm};
+use crate::domain::topology::{self, Node, PciTree, Port, What};
+use crate::domain::{ControllerModel, Device, DeviceKind, Domain, HostForm};
 use crate::finding::{Code, Finding};
 use crate::host::HostFacts;
 use crate::layout::{self, Bridge, BridgeKind, Chipset, Function, FunctionId, Reserve, Role};
@@ -40,27 +40,16 @@ pub(super) fn build<'a>(
     unknown: &'a mut Vec<String>,
 ) -> Bus {
     let tree = topology::assign(domain);
-    findings.extend(tree.problems.iter().map(|problem| {
-        Finding::error(Code::AddressInvalid, format!("line {}: {}", problem.line, problem.message))
-    }));
-    if domain
-        .devices
-        .iter()
-        .any(|device| device.address.is_none() && matches!(device.kind, DeviceKind::Host { .. }))
-    {
-        findings.push(Finding::note(
-            Code::AddressesAssumed,
-            "guest addresses are missing: taken to be those that libvirt gives out at define",
-        ));
-    }
+    judge_addresses(domain, &tree, findings, unknown);
     let sources =
         Sources { host, host_is: options.host_is, assume: options.assume_gpu, also_gpu: options.also_gpu };
     let bus = Bus { functions: Vec::new(), devices: Vec::new(), emulated: Vec::new() };
     let mut builder = Builder { domain, sources, next: 0, bus, findings, unknown };
     let mut functions = builder.functions_of(&tree.root, 0, false);
-    for function in layout::built_in(chipset, || builder.next_id()) {
-        let same = |f: &Function| (f.device, f.function) == (function.device, function.function);
-        if !functions.iter().any(same) {
+    let built_in = layout::built_in(chipset, || builder.next_id());
+    for function in built_in {
+        let same = |f: &&Function| (f.device, f.function) == (function.device, function.function);
+        if functions.iter().find(same).is_none() {
             functions.push(function);
         }
     }
@@ -69,31 +58,47 @@ pub(super) fn build<'a>(
     builder.bus
 }
 
-impl Builder<'_> {
+/// Says what had to be assumed about guest addresses, and which cannot be.
+fn judge_addresses(domain: &Domain, tree: &PciTree, findings: &mut Vec<Finding>, unknown: &mut Vec<String>) {
+    let is_written = |device: &&Device| !device.implicit && device.arg.is_none();
+    let missing = domain.devices.iter().filter(is_written).filter(|device| device.address.is_none()).count();
+    if missing > 0 {
+        let text =
+            format!("{missing} devices have no guest PCI address yet: assumed as libvirt will assign them");
+        findings.push(Finding::note(Code::AddressesAssumed, text));
+    }
+    for problem in &tree.problems {
+        let text = format!("line {}: {}", problem.line, problem.message);
+        if !problem.placed {
+            unknown.push(text.clone());
+        }
+        findings.push(Finding::error(Code::AddressInvalid, text));
+    }
+}
+
+impl<'a> Builder<'a> {
     fn next_id(&mut self) -> FunctionId {
         self.next += 1;
         FunctionId(self.next - 1)
     }
 
-    /// The functions on the bus of a controller. `express` says that it leads there by a PCI Express link.
+    /// The functions on the bus of controller `bus`. `express` says that it is the bus of a PCI Express port.
     fn functions_of(&mut self, nodes: &[Node], bus: u8, express: bool) -> Vec<Function> {
-        let domain = self.domain;
         let mut functions = Vec::with_capacity(nodes.len());
         for node in nodes {
             let address = PciAddress { domain: 0, bus, slot: node.slot, function: node.function };
-            functions.extend(match &node.what {
-                // The predictor's own table has them, with their BARs.
+            let function = match &node.what {
                 What::BuiltIn(_) => None,
-                What::Port(port) => self.bridge(&port.controller, &port.children, address),
-                What::Device(at) => {
-                    domain.devices.get(*at).and_then(|device| self.device(device, address, express))
-                }
-            });
+                What::Device(position) => self.device(&self.domain.devices[*position], address, express),
+                What::Port(port) => self.bridge(port, address),
+            };
+            functions.extend(function);
         }
         functions
     }
 
-    fn bridge(&mut self, controller: &Controller, behind: &[Node], address: PciAddress) -> Option<Function> {
+    fn bridge(&mut self, port: &Port, address: PciAddress) -> Option<Function> {
+        let controller = &port.controller;
         let (kind, bars): (_, &[(u8, u64, BarKind)]) = match &controller.model {
             ControllerModel::RootPort if controller.hardware.as_deref() == Some("ioh3420") => {
                 (BridgeKind::Ioh3420, &[])
@@ -117,10 +122,10 @@ impl Builder<'_> {
             }
         };
         let id = self.next_id();
-        let bus = u8::try_from(controller.index).unwrap_or(u8::MAX);
+        let index = u8::try_from(controller.index).ok()?;
         let express =
-            matches!(kind, BridgeKind::RootPort | BridgeKind::Ioh3420 | BridgeKind::SwitchDownstream);
-        let children = self.functions_of(behind, bus, express);
+            matches!(controller.model, ControllerModel::RootPort | ControllerModel::SwitchDownstream);
+        let children = self.functions_of(&port.children, index, express);
         let reserve = Reserve {
             io: controller.reserve.io,
             mem: controller.reserve.mem,
@@ -139,6 +144,7 @@ impl Builder<'_> {
         })
     }
 
+    /// `express` says that the device is behind a PCI Express port.
     fn device(&mut self, device: &Device, address: PciAddress, express: bool) -> Option<Function> {
         let id = self.next_id();
         let (bars, vga, usb) = match &device.kind {
@@ -171,6 +177,8 @@ impl Builder<'_> {
                     self.bus.emulated.push((id, driver.clone()));
                     (emulated.bars, emulated.vga, emulated.usb)
                 }
+                // A mediated device: reported as such.
+                None if driver.starts_with("vfio-pci") => (Vec::new(), false, false),
                 None => {
                     self.findings.push(Finding::note(
                         Code::DeviceUnknown,

@@ -106,7 +106,7 @@ pub fn assemble(domain: &Domain, host: &HostFacts, options: &Options<'_>) -> Ass
             ram: domain.memory.boot,
             hotplug: domain.memory.max.map(|max| HotplugMemory { max: max.size, slots: max.slots }),
             sgx_epc: domain.memory.sgx_epc,
-            max_ram_below_4g: None,
+            max_ram_below_4g: domain.command_line.max_ram_below_4g,
             pci_hole64: domain.command_line.pci_hole64.or(domain.pci_hole64).unwrap_or(Bytes(default_hole)),
             cpu: cpu.cpu,
             firmware,

@@ -5,10 +5,11 @@
 //! 15 ms, up to 0.3 s for a build that does not name its version. What is read from a file stays true until the file
 //! changes: a caller in a hurry may keep it.
 //!
-//! A file that is neither OVMF nor SeaBIOS has no entry. An OVMF in a qcow2 container is known by its package only.
+//! A file that is neither OVMF nor SeaBIOS has no entry.
 
 mod descriptor;
 mod ovmf;
+mod qcow2;
 mod release;
 mod seabios;
 mod volume;
@@ -73,7 +74,10 @@ pub(super) fn file(root: &Path, path: &Path, depth: Depth) -> Option<FirmwareFil
     }
     let package = owner(root, &on_disk);
     if depth == Depth::Image {
-        let content = read::bytes(&on_disk, LARGEST).ok()?;
+        let mut content = read::bytes(&on_disk, LARGEST).ok()?;
+        if qcow2::is_qcow2(&content) {
+            content = qcow2::contents(&content, LARGEST).unwrap_or_default();
+        }
         if let Some(image) = volume::Image::new(&content) {
             let version = package.as_ref().map(|(_, version)| packages::without_epoch(version));
             let found = ovmf::examine(&image, version)?;

@@ -1,0 +1,198 @@
+//! What a real libvirt makes of rewritten domains: it takes them with `virsh define --validate`, keeps what was
+//! written, and gives QEMU the words that the change stands for.
+//!
+//! Needs root and the packages that `tests/install-programs` installs; see `tests/libvirt/private-libvirtd`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use barfit::plan::{Change, CpuGlobal, MaxPhysAddrValue};
+use barfit::rewrite::rewrite;
+use barfit::units::PhysBits;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Name and text of every example.
+fn examples() -> BTreeMap<String, String> {
+    let mut examples = BTreeMap::new();
+    for entry in fs::read_dir(root().join("examples")).expect("examples") {
+        let path = entry.expect("directory entry").path();
+        if path.extension().is_some_and(|e| e == "xml") {
+            let name = path.file_stem().expect("file name").to_string_lossy().into_owned();
+            examples.insert(name, fs::read_to_string(&path).expect("example"));
+        }
+    }
+    assert!(examples.len() >= 25, "only {} examples", examples.len());
+    examples
+}
+
+/// The same domain for a libvirt without KVM, 1 GiB pages, Ceph's secrets and VFIO: nothing that barfit changes.
+fn for_this_libvirt(text: &str) -> String {
+    let mut text = text
+        .replacen("<domain type='kvm'", "<domain type='qemu'", 1)
+        // host-passthrough is refused without KVM; `maximum` is its equal there.
+        .replace("<cpu mode='host-passthrough'", "<cpu mode='maximum'")
+        .replace("check='partial'", "check='none'");
+    for (start, end) in [("<memoryBacking>", "</memoryBacking>"), ("<auth ", "</auth>")] {
+        if let Some((before, rest)) = text.split_once(start) {
+            let (_, after) = rest.split_once(end).expect("a whole element");
+            text = format!("{before}{after}");
+        }
+    }
+    // Where a domain names no driver, `domxml-to-native` asks the machine.
+    let driver = "<driver name='vfio'/>";
+    text = text.replace(driver, "");
+    for managed in ["yes", "no"] {
+        let hostdev = format!("<hostdev mode='subsystem' type='pci' managed='{managed}'>");
+        text = text.replace(&hostdev, &format!("{hostdev}{driver}"));
+    }
+    text
+}
+
+/// What libvirt says of one domain.
+#[derive(Debug)]
+struct Answer {
+    /// Why it is refused.
+    refused: Option<String>,
+    /// The stored domain.
+    dump: String,
+    /// QEMU's command line; `None` where libvirt 9.0 cannot make one.
+    argv: Option<Vec<String>>,
+}
+
+/// Asks one libvirtd about all `domains`, which must be [`for_this_libvirt`].
+fn ask_libvirt(test: &str, domains: &BTreeMap<String, String>) -> BTreeMap<String, Answer> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).expect("directory for this test");
+    for (name, text) in domains {
+        fs::write(directory.join(format!("{name}.xml")), text).expect("domain for libvirt");
+    }
+    let scripts = root().join("tests/libvirt");
+    // 52 bits: what a rewritten domain asks for does not depend on the machine that runs the test.
+    let output = Command::new(scripts.join("private-libvirtd"))
+        .args(["--cpu-bits", "52"])
+        .args([scripts.join("define-all"), directory.clone()])
+        .output()
+        .expect("private-libvirtd runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    domains.keys().map(|name| (name.clone(), answer(&directory.join(name)))).collect()
+}
+
+fn answer(stem: &Path) -> Answer {
+    let read = |extension: &str| -> Option<String> {
+        let path = PathBuf::from(format!("{}.{extension}", stem.display()));
+        path.exists().then(|| fs::read_to_string(&path).expect("an answer of define-all"))
+    };
+    let argv = read("argv").map(|line| line.split_whitespace().map(str::to_owned).collect());
+    if let Some(reason) = read("no-argv") {
+        assert!(reason.contains("interface of type hostdev"), "{}: {reason}", stem.display());
+    }
+    Answer { refused: read("refused"), dump: read("dump").unwrap_or_default(), argv }
+}
+
+/// The word after `option`, each time it is there.
+fn values<'a>(argv: &'a [String], option: &str) -> Vec<&'a str> {
+    argv.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].as_str()).collect()
+}
+
+/// Asserts that QEMU is told what the change says.
+fn assert_told(name: &str, argv: &[String], change: &Change) {
+    let cpu = values(argv, "-cpu").concat();
+    let cpu_has = |property: &str| cpu.split(',').any(|p| p == property);
+    match change {
+        Change::SetMaxPhysAddr(MaxPhysAddrValue::Emulate(bits)) => {
+            assert!(cpu_has(&format!("phys-bits={bits}")), "{name}: {change:?} but -cpu {cpu}");
+        }
+        Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { .. }) => {
+            assert!(cpu_has("host-phys-bits=on"), "{name}: {change:?} but -cpu {cpu}");
+        }
+        Change::RequireFeature(feature) => {
+            assert!(cpu_has(&format!("{feature}=on")), "{name}: {change:?} but -cpu {cpu}");
+        }
+        Change::SetMmio64Mib(mib) => {
+            let all: Vec<_> = values(argv, "-fw_cfg")
+                .into_iter()
+                .filter(|v| v.contains("opt/ovmf/X-PciMmio64Mb"))
+                .collect();
+            assert_eq!(all.len(), 1, "{name}: a second entry of the same name stops QEMU: {all:?}");
+            assert!(all[0].ends_with(&format!(",string={mib}")), "{name}: {change:?} but {all:?}");
+        }
+        Change::RemoveMmio64 => {
+            assert!(!argv.iter().any(|word| word.contains("X-PciMmio64Mb")), "{name}: {argv:?}");
+        }
+        Change::SetCpuGlobal(global) => {
+            let wanted = match global {
+                CpuGlobal::PhysBits(bits) => format!("x86_64-cpu.phys-bits={bits}"),
+                CpuGlobal::HostPhysBits => "x86_64-cpu.host-phys-bits=on".to_owned(),
+                CpuGlobal::HostPhysBitsLimit(bits) => format!("x86_64-cpu.host-phys-bits-limit={bits}"),
+            };
+            let globals = values(argv, "-global");
+            assert!(globals.contains(&wanted.as_str()), "{name}: {change:?} but {globals:?}");
+        }
+    }
+}
+
+/// Makes `changes` in every example, and holds libvirt's answers to what must be true of all.
+fn change_every_example(test: &str, changes: &[Change]) {
+    let mut domains = BTreeMap::new();
+    for (name, text) in examples() {
+        let changed = rewrite(text.as_bytes(), changes).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        domains.insert(name, for_this_libvirt(&String::from_utf8(changed).expect("UTF-8")));
+    }
+    for (name, answer) in ask_libvirt(test, &domains) {
+        assert_eq!(answer.refused, None, "{name}: libvirt refuses it");
+        // libvirt drops in silence what it does not know. Nothing is missing if there is nothing to change again.
+        let again = rewrite(answer.dump.as_bytes(), changes).expect("libvirt's own dump");
+        assert_eq!(
+            String::from_utf8(again).expect("UTF-8"),
+            answer.dump,
+            "{name}: libvirt did not keep the changes"
+        );
+        let Some(argv) = &answer.argv else { continue };
+        for change in changes {
+            // The model that a host-model expands to depends on the machine, and what it has anyway is left out.
+            let in_model =
+                answer.dump.contains("mode='host-model'") && matches!(change, Change::RequireFeature(_));
+            if !in_model {
+                assert_told(&name, argv, change);
+            }
+        }
+    }
+}
+
+fn bits(bits: u64) -> PhysBits {
+    PhysBits::new(bits).expect("32 to 52")
+}
+
+#[test]
+fn unchanged_examples_are_taken() {
+    change_every_example("unchanged", &[]);
+}
+
+#[test]
+fn emulated_bits_window_and_feature_are_taken() {
+    let changes = [
+        Change::SetMaxPhysAddr(MaxPhysAddrValue::Emulate(bits(47))),
+        Change::RequireFeature("pdpe1gb"),
+        Change::SetMmio64Mib(4_194_304),
+    ];
+    change_every_example("emulate", &changes);
+}
+
+#[test]
+fn passed_through_bits_without_a_window_are_taken() {
+    let changes =
+        [Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { limit: None }), Change::RemoveMmio64];
+    change_every_example("passthrough", &changes);
+}
+
+#[test]
+fn globals_for_an_old_libvirt_are_taken() {
+    let changes = [Change::SetCpuGlobal(CpuGlobal::PhysBits(bits(47))), Change::SetMmio64Mib(4_194_304)];
+    change_every_example("global", &changes);
+}
