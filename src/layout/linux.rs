@@ -10,7 +10,7 @@
 //! itself. Sources: Linux 6.1 `drivers/acpi/pci_root.c`, `arch/x86/pci/i386.c`, `drivers/pci/setup-bus.c`,
 //! `setup-res.c`, `bus.c`; QEMU `hw/pci-host/q35.c` (`_CRS`); measured with Linux 6.1.
 
-use super::{Chipset, FunctionId, Guest, RamMap};
+use super::{Bridge, BridgeKind, Chipset, Function, FunctionId, Guest, RamMap, Role};
 use crate::units::{Bar, BarKind, GIB, MIB, Span, align_up};
 
 const FOUR_GIB: u64 = 4 * GIB;
@@ -59,7 +59,10 @@ pub(super) fn uses(guest: &Guest, ram: &RamMap, buses: &[BusView]) -> Vec<(Funct
     let mut kernel = Kernel::new(guest, ram, buses);
     kernel.claim_windows();
     kernel.claim_bars();
-    kernel.assign_rest();
+    // Expander buses have windows of their own, and what Linux would move into those is not known.
+    if !guest.bus.iter().any(is_expander) {
+        kernel.assign_rest();
+    }
     let of_bus = |(bus, uses): (&BusView, Vec<Use>)| {
         let bars: Vec<_> = bus.bars.iter().map(|view| (view.function, view.bar.index)).collect();
         bars.into_iter()
@@ -281,6 +284,10 @@ fn high_window(guest: &Guest, ram: &RamMap, buses: &[BusView]) -> Option<(u64, u
     let end = high.map(|span| span.last()).max().map_or(0, |last| last.wrapping_add(1));
     let end = end.max(align_up(start.saturating_add(guest.pci_hole64.get()), GIB).unwrap_or(u64::MAX));
     Some((start, end))
+}
+
+fn is_expander(function: &Function) -> bool {
+    matches!(&function.role, Role::Bridge(Bridge { kind: BridgeKind::Expander { .. }, .. }))
 }
 
 fn is_prefetchable(bar: &Bar) -> bool {

@@ -177,6 +177,42 @@ fn a_window_larger_than_the_width_wraps() {
     assert_eq!(layout.outcome, Outcome::Boots);
 }
 
+/// What lies beyond the limit and is small finds room elsewhere: below 4 GiB, or beside the 2 MiB windows of ports.
+#[test]
+fn linux_moves_what_it_can() {
+    let rows: &[(&str, Guest, &[bool], &[bool])] = &[
+        (
+            "a port of 64 MiB goes below 4 GiB, larger ones find no room",
+            seabios("1.16.2", 40, 700, &[&[256 * GIB], &[64 * GIB], &[32 * GIB], &[64 * MIB]]),
+            &[true, false, false, false],
+            &[false, false, false, true],
+        ),
+        (
+            "1 MiB fits into the port's other window",
+            seabios("1.16.2", 40, 512, &[&[128 * GIB, MIB] as &[u64]; 3]),
+            &[false, false, true, false, true, true],
+            &[false, true, false, true, false, false],
+        ),
+        (
+            "16 GiB and 32 MiB lie below the limit by themselves",
+            seabios("1.16.2", 40, 512, &[&[128 * GIB], &[16 * GIB, 32 * MIB], &[64 * GIB]]),
+            &[true, true, true, true],
+            &[false; 4],
+        ),
+        (
+            "64 GiB beyond 44 bits have no other place",
+            seabios("1.17.0", 44, 2, &[PAIR, &[64 * GIB]]),
+            &[true, true, false],
+            &[false; 3],
+        ),
+    ];
+    for (what, guest, expected, moved) in rows {
+        let layout = lay_out(guest);
+        assert_eq!(reachable(&layout), *expected, "{what}");
+        assert_eq!(large(&layout).map(|placed| placed.rescued).collect::<Vec<_>>(), *moved, "{what}");
+    }
+}
+
 /// 1.16.3 puts large BARs outside the windows of their own ports.
 #[test]
 fn misaligned_bars_are_lost() {
