@@ -330,7 +330,8 @@ pub struct PlacedBar {
     pub bar: Bar,
     /// Address given by the firmware, or `None`: unplaced.
     pub address: Option<Addr>,
-    /// `false` when it has an address that lies beyond 2^phys-bits, where no guest can use it.
+    /// `false` when no guest can use it: it has no address, or one beyond 2^phys-bits, over RAM, or outside what is
+    /// left of its port's window.
     pub reachable: bool,
     /// Not reachable, but Linux finds another place for it (what Linux 6.1 does; known for SeaBIOS only).
     /// Nothing to rely on: another kernel may not.

@@ -103,6 +103,10 @@ fn why_unplaced(case: &Case<'_>, layout: &Layout, id: FunctionId) -> String {
             );
             format!("the firmware gives BAR {index} ({size}) no address: {window}")
         }
+        Some(address) if !bad.reachable && !beyond(address, size, layout.width.cpuid.limit()) => format!(
+            "BAR {index} ({size}) lies at {address}, over RAM or outside the window of its port: the guest's kernel \
+             refuses it"
+        ),
         Some(address) if !bad.reachable => format!(
             "BAR {index} ({size}) lies at {address}, beyond the {} of {} phys-bits: the guest's kernel refuses it",
             approximate(layout.width.cpuid.limit()),
