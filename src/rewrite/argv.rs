@@ -14,9 +14,7 @@ use crate::plan::Change;
 #[must_use]
 pub fn rewrite(argv: Vec<OsString>, changes: &[Change]) -> Vec<OsString> {
     let mut words = Words::new(argv.iter().map(|word| word.to_str().map(str::to_owned)).collect());
-    for change in changes {
-        words.make(change, Carrier::CommandLine);
-    }
+    words.make(changes, Carrier::CommandLine);
     let kept = argv.into_iter().zip(words.words).zip(words.removed).filter(|(_, removed)| !removed);
     let kept = kept.map(|((before, now), _)| now.map_or(before, OsString::from));
     kept.chain(words.appended.into_iter().map(OsString::from)).collect()

@@ -20,9 +20,7 @@ pub(super) fn edit(edits: &mut Edits<'_>, changes: &[Change]) -> Result<(), Pars
     let args: Vec<_> = blocks.iter().flat_map(|block| qemu_children(*block, "arg")).collect();
     let value = |arg: &Node<'_, '_>| attribute(*arg, "value").map(|value| value.value().to_owned());
     let mut words = Words::new(args.iter().map(value).collect());
-    for change in changes {
-        words.make(change, Carrier::Libvirt);
-    }
+    words.make(changes, Carrier::Libvirt);
 
     let appends = !words.appended.is_empty();
     let removed: Vec<_> =

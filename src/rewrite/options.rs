@@ -45,16 +45,20 @@ impl Words {
         Words { removed: vec![false; words.len()], words, appended: Vec::new() }
     }
 
-    /// Makes one change.
-    pub(super) fn make(&mut self, change: &Change, carrier: Carrier) {
-        match change {
-            Change::SetMmio64Mib(mib) => self.set_mmio64(Some(*mib)),
-            Change::RemoveMmio64 => self.set_mmio64(None),
-            Change::SetCpuGlobal(_) | Change::SetMaxPhysAddr(_) | Change::RequireFeature(_) => {
-                let by_global = matches!(change, Change::SetCpuGlobal(_));
-                for want in self.wants(change) {
-                    self.settle(&want, carrier, by_global);
-                }
+    /// Makes the changes.
+    pub(super) fn make(&mut self, changes: &[Change], carrier: Carrier) {
+        // What goes away goes first: the others shall see the words as QEMU will.
+        for change in changes {
+            match change {
+                Change::SetMmio64Mib(mib) => self.set_mmio64(Some(*mib)),
+                Change::RemoveMmio64 => self.set_mmio64(None),
+                Change::SetCpuGlobal(_) | Change::SetMaxPhysAddr(_) | Change::RequireFeature(_) => {}
+            }
+        }
+        for change in changes {
+            let by_global = matches!(change, Change::SetCpuGlobal(_));
+            for want in self.wants(change) {
+                self.settle(&want, carrier, by_global);
             }
         }
     }
@@ -91,7 +95,7 @@ impl Words {
     /// `target/i386/host-cpu.c`), and the machine types of RHEL and of Ubuntu's `-hpb` by their compat properties.
     fn takes_host_width_unasked(&self) -> bool {
         let model = self.last_cpu().and_then(|at| self.word(at)).and_then(|cpu| cpu.split(',').next());
-        let machine = self.options(&["machine", "M"]).last().and_then(|option| self.word(option.value));
+        let machine = self.values(&["machine", "M"]).last().and_then(|at| self.word(*at));
         let machine = machine.into_iter().flat_map(|value| value.split(',')).find_map(|piece| {
             piece.strip_prefix("type=").or(if piece.contains('=') { None } else { Some(piece) })
         });
@@ -143,27 +147,27 @@ impl Words {
     /// Gives OVMF's window entry this value, or takes it away. Of several entries one is left: QEMU refuses two of
     /// one name.
     fn set_mmio64(&mut self, mib: Option<u32>) {
-        let mut entries = self.options(&["fw_cfg"]);
-        entries.retain(|option| {
-            self.word(option.value).is_some_and(|word| value_of(word, "name").as_deref() == Some(MMIO64))
-        });
-        let mut entries = entries.into_iter();
-        if let Some(mib) = mib {
-            let value = mib.to_string();
-            match entries.next() {
-                Some(first) => {
-                    if let Some(word) = &mut self.words[first.value] {
-                        *word = with_string(word, &value);
-                    }
+        let mut kept = None;
+        let mut left: Vec<usize> = Vec::with_capacity(self.words.len());
+        for at in 0..self.words.len() {
+            if let Some(&flag) = left.last()
+                && self.option(flag, at) == Some("fw_cfg")
+                && self.word(at).is_some_and(|word| value_of(word, "name").as_deref() == Some(MMIO64))
+            {
+                if mib.is_none() || kept.is_some() {
+                    self.removed[flag] = true;
+                    self.removed[at] = true;
+                    left.pop();
+                    continue;
                 }
-                None => {
-                    self.appended.extend(["-fw_cfg".to_owned(), format!("name={MMIO64},string={value}")]);
-                }
+                kept = Some(at);
             }
+            left.push(at);
         }
-        for entry in entries {
-            self.removed[entry.flag] = true;
-            self.removed[entry.value] = true;
+        let Some(mib) = mib else { return };
+        match kept.and_then(|at| self.words[at].as_mut()) {
+            Some(word) => *word = with_string(word, &mib.to_string()),
+            None => self.appended.extend(["-fw_cfg".to_owned(), format!("name={MMIO64},string={mib}")]),
         }
     }
 
@@ -172,47 +176,36 @@ impl Words {
     }
 
     fn last_cpu(&self) -> Option<usize> {
-        self.options(&["cpu"]).last().map(|option| option.value)
+        self.values(&["cpu"]).last().copied()
     }
 
-    /// The options of these names, with their values, in order. One without a value, at the end or before the next
-    /// option, is left to QEMU's own complaint.
-    fn options(&self, names: &[&str]) -> Vec<Placed> {
-        let name = |at: usize| self.word(at).and_then(option_name);
-        let mut found = Vec::new();
-        let mut at = 0;
-        while at + 1 < self.words.len() {
-            match name(at) {
-                Some(option) if name(at + 1).is_none() => {
-                    if names.contains(&option) && !self.removed[at] {
-                        found.push(Placed { flag: at, value: at + 1 });
-                    }
-                    at += 2;
-                }
-                _ => at += 1,
-            }
-        }
-        found
+    /// Places of the values of these options, in order.
+    fn values(&self, names: &[&str]) -> Vec<usize> {
+        let left: Vec<usize> = (0..self.words.len()).filter(|at| !self.removed[*at]).collect();
+        let pairs = left
+            .windows(2)
+            .filter(|pair| self.option(pair[0], pair[1]).is_some_and(|option| names.contains(&option)));
+        pairs.map(|pair| pair[1]).collect()
+    }
+
+    /// The option that two neighbouring words are. No value of these begins with a dash: an option before another one,
+    /// or at the end, has none and is left to QEMU's own complaint.
+    fn option(&self, flag: usize, value: usize) -> Option<&str> {
+        let has_value = !self.word(value).is_some_and(|word| word.starts_with('-'));
+        self.word(flag).and_then(option_name).filter(|_| has_value)
     }
 
     /// What `-global` says of a property of the CPU, in order.
     fn globals(&self, property: &str) -> Vec<Global> {
-        let options = self.options(&["global"]);
-        let read = |option: Placed| Global::read(self.word(option.value)?, option.value, property);
-        options.into_iter().filter_map(read).collect()
+        let values = self.values(&["global"]);
+        values.into_iter().filter_map(|at| Global::read(self.word(at)?, at, property)).collect()
     }
 }
 
-/// The name of an option that this module reads; all of them take a value. QEMU takes two dashes for one.
+/// The name of an option that this module reads. QEMU takes two dashes for one.
 fn option_name(word: &str) -> Option<&str> {
     let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
     ["cpu", "fw_cfg", "global", "machine", "M"].contains(&name).then_some(name)
-}
-
-/// An option and its value, by their places among the words.
-struct Placed {
-    flag: usize,
-    value: usize,
 }
 
 /// Types that every x86 CPU is of. `x86-cpu` is none of them: QEMU ignores it.
