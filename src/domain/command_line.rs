@@ -10,11 +10,11 @@ use super::model::{
     CommandLine, Cpu, CpuArgs, CpuMode, CpuOption, FwCfgString, Global, MachineFamily, QEMU_NAMESPACE,
 };
 use super::qemu_device::{Globals, QemuDevices};
-use super::qemu_options::{self, Options, number, size, switch};
+use super::qemu_options::{self, GlobalText, Options, number, option_name, size, switch};
 use super::read::{Node, Reader};
 
 /// The fw_cfg file by which OVMF's window is given.
-const MMIO64: &str = "opt/ovmf/X-PciMmio64Mb";
+pub(crate) const MMIO64: &str = "opt/ovmf/X-PciMmio64Mb";
 
 /// Options that bring or change devices, memory or firmware in ways not modelled.
 const NOT_MODELLED: [&str; 18] = [
@@ -65,7 +65,7 @@ pub(super) fn parse(
     let mut at = 0;
     while let Some(word) = words.get(at) {
         let value = words.get(at + 1).map(|word| word.text.as_str());
-        let took_value = match (option(&word.text), value) {
+        let took_value = match (option_name(&word.text), value) {
             (Some("fw_cfg"), Some(value)) => fw_cfg(&mut line, value, at + 1),
             (Some("global"), Some(value)) => global(&mut line, value, at + 1),
             (Some("cpu"), Some(value)) => {
@@ -107,12 +107,6 @@ pub(super) fn parse(
     line
 }
 
-/// The name of an option: QEMU takes one hyphen or two.
-fn option(word: &str) -> Option<&str> {
-    let name = word.strip_prefix('-')?;
-    Some(name.strip_prefix('-').unwrap_or(name))
-}
-
 fn fw_cfg(line: &mut CommandLine, text: &str, arg: usize) -> bool {
     let options = Options::parse(text, "name");
     if options.get("name") != Some(MMIO64) {
@@ -132,7 +126,9 @@ fn fw_cfg(line: &mut CommandLine, text: &str, arg: usize) -> bool {
 
 fn global(line: &mut CommandLine, text: &str, arg: usize) -> bool {
     match qemu_options::global(text) {
-        Some((driver, property, value)) => line.globals.push(Global { driver, property, value, arg }),
+        Some(GlobalText { driver, property, value, .. }) => {
+            line.globals.push(Global { driver, property, value, arg });
+        }
         None => line.not_understood.push(format!("`-global {text}` names no property; QEMU refuses it")),
     }
     true

@@ -9,7 +9,7 @@
 use super::error::ParseError;
 
 /// Largest text, in bytes.
-const MAX_TEXT: usize = 4 << 20;
+pub(crate) const MAX_TEXT: usize = 4 << 20;
 /// Deepest nesting of elements.
 const MAX_DEPTH: usize = 256;
 /// Most attributes of one element: the parser compares each with each.

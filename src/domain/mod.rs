@@ -18,12 +18,14 @@ mod metadata;
 mod model;
 mod parse;
 mod qemu_device;
-mod qemu_options;
+pub(crate) mod qemu_options;
 mod read;
 mod slots;
 pub mod topology;
 mod value;
 
+pub(crate) use command_line::MMIO64;
 pub use document::Document;
+pub(crate) use document::MAX_TEXT;
 pub use error::ParseError;
 pub use model::*;

@@ -3,32 +3,24 @@
 //! Sources: QEMU 7.2 `util/qemu-option.c` (`get_opt_name_value`, `get_opt_value`), `util/cutils.c` (`qemu_strtosz`),
 //! `softmmu/vl.c` (`qemu_global_option`). Nothing here fails: what QEMU would refuse comes back as `None`.
 
+use std::ops::Range;
+
 use super::value::{Base, unsigned};
 use crate::units::Bytes;
 
 /// A `key=value` list. A comma in a value is written twice; a first part without `=` belongs to the implied key; any
 /// other part without `=` is a switch that is on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Options(Vec<(String, String)>);
+pub(crate) struct Options(Vec<(String, String)>);
 
 impl Options {
     /// Reads an option's value.
-    pub(super) fn parse(text: &str, implied: &str) -> Options {
-        let mut options = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let name_end = rest.find(['=', ',']).unwrap_or(rest.len());
-            let (name, after) = rest.split_at(name_end);
-            let (name, value_text, plain) = match after.strip_prefix('=') {
-                Some(value) => (name, value, false),
-                None if options.is_empty() => (implied, rest, false),
-                None => (name, after, true),
-            };
-            let (value, next) = value_up_to_comma(value_text);
-            options.push((name.to_owned(), if plain { "on".to_owned() } else { value }));
-            rest = next;
-        }
-        Options(options)
+    pub(crate) fn parse(text: &str, implied: &str) -> Options {
+        let value = |part: &Part<'_>| match &part.value {
+            Some(value) => text[value.clone()].replace(",,", ","),
+            None => "on".to_owned(),
+        };
+        Options(parts(text, implied).iter().map(|part| (part.key.to_owned(), value(part))).collect())
     }
 
     /// A JSON object (`-device {"driver": …}`); `None` when it is none. Numbers and booleans become words.
@@ -44,7 +36,7 @@ impl Options {
     }
 
     /// The value of a key: of several the last, as in QEMU.
-    pub(super) fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
@@ -54,38 +46,82 @@ impl Options {
     }
 }
 
-/// The value at the start of `text`, doubled commas halved, and what follows its closing comma.
-fn value_up_to_comma(text: &str) -> (String, &str) {
-    let mut value = String::new();
-    let mut rest = text;
-    while let Some(comma) = rest.find(',') {
-        value.push_str(&rest[..comma]);
-        rest = &rest[comma + 1..];
-        match rest.strip_prefix(',') {
-            Some(after) => {
-                value.push(',');
-                rest = after;
-            }
-            None => return (value, rest),
-        }
+/// One part of a `key=value` list, by its place in the text.
+pub(crate) struct Part<'a> {
+    /// The key, given or implied.
+    pub(crate) key: &'a str,
+    /// The part without the commas around it.
+    pub(crate) whole: Range<usize>,
+    /// The value, its commas doubled; `None` for a switch that is on by its mere name.
+    pub(crate) value: Option<Range<usize>>,
+}
+
+/// Takes a `key=value` list apart.
+pub(crate) fn parts<'a>(text: &'a str, implied: &'a str) -> Vec<Part<'a>> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    while start < text.len() {
+        let name_end = text[start..].find(['=', ',']).map_or(text.len(), |end| start + end);
+        let name = &text[start..name_end];
+        let (key, value) = match text[name_end..].starts_with('=') {
+            true => (name, Some(name_end + 1)),
+            false if parts.is_empty() => (implied, Some(start)),
+            false => (name, None),
+        };
+        let end = value_end(text, value.unwrap_or(name_end));
+        parts.push(Part { key, whole: start..end, value: value.map(|value| value..end) });
+        start = end + 1;
     }
-    value.push_str(rest);
-    (value, "")
+    parts
+}
+
+/// Where the value that begins at `start` ends: at a comma that is not doubled.
+fn value_end(text: &str, start: usize) -> usize {
+    let mut at = start;
+    while let Some(comma) = text[at..].find(',') {
+        at += comma;
+        if !text[at + 1..].starts_with(',') {
+            return at;
+        }
+        at += 2;
+    }
+    text.len()
+}
+
+/// The name of an option: QEMU takes one hyphen or two.
+pub(crate) fn option_name(word: &str) -> Option<&str> {
+    let name = word.strip_prefix('-')?;
+    Some(name.strip_prefix('-').unwrap_or(name))
+}
+
+/// The value of a `-global`.
+pub(crate) struct GlobalText {
+    /// QEMU's type.
+    pub(crate) driver: String,
+    /// Property of the type.
+    pub(crate) property: String,
+    /// What it is set to.
+    pub(crate) value: String,
+    /// Where that stands in the text.
+    pub(crate) span: Range<usize>,
 }
 
 /// `driver.property=value`, or the long spelling with three keys.
-pub(super) fn global(text: &str) -> Option<(String, String, String)> {
+pub(crate) fn global(text: &str) -> Option<GlobalText> {
     if let Some((driver, rest)) = text.split_once('.')
         && let Some((property, value)) = rest.split_once('=')
         && !driver.is_empty()
         && !driver.contains('=')
         && !property.is_empty()
     {
-        return Some((driver.to_owned(), property.to_owned(), value.to_owned()));
+        let (driver, property, value) = (driver.to_owned(), property.to_owned(), value.to_owned());
+        let span = text.len() - value.len()..text.len();
+        return Some(GlobalText { driver, property, value, span });
     }
     let options = Options::parse(text, "driver");
     let get = |key| options.get(key).map(str::to_owned);
-    Some((get("driver")?, get("property")?, get("value")?))
+    let span = parts(text, "driver").into_iter().rfind(|part| part.key == "value")?.value?;
+    Some(GlobalText { driver: get("driver")?, property: get("property")?, value: get("value")?, span })
 }
 
 /// A size: decimal, with an optional fraction and a letter for the unit, or hexadecimal. Without a letter it counts in
@@ -124,7 +160,7 @@ pub(super) fn size(text: &str, default: u64) -> Option<Bytes> {
 }
 
 /// `on`, `off`, and their other spellings.
-pub(super) fn switch(text: &str) -> Option<bool> {
+pub(crate) fn switch(text: &str) -> Option<bool> {
     match text {
         "on" | "yes" | "true" | "y" => Some(true),
         "off" | "no" | "false" | "n" => Some(false),
@@ -133,7 +169,7 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 }
 
 /// A whole number in any base, as QEMU's properties take it.
-pub(super) fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     unsigned(text, Base::Any).ok()
 }
 
@@ -179,7 +215,11 @@ mod tests {
             ("", None),
             ("driver=d,property=p", None),
         ] {
-            assert_eq!(global(text), found, "{text}");
+            let global = global(text);
+            let spanned = global.as_ref().map(|global| text[global.span.clone()].to_owned());
+            let global = global.map(|global| (global.driver, global.property, global.value));
+            assert_eq!(global, found, "{text}");
+            assert_eq!(spanned, found.map(|(_, _, value)| value), "{text}");
         }
     }
 

@@ -92,6 +92,16 @@ mod tests {
                 "q -cpu X -global x86_64-cpu.phys-bits=43",
                 "q -cpu X -global x86_64-cpu.phys-bits=43",
             ),
+            (
+                emulate(),
+                "q -cpu X -global cpu.phys-bits=40 -global x86_64-cpu.phys-bits=43",
+                "q -cpu X -global cpu.phys-bits=40 -global x86_64-cpu.phys-bits=43",
+            ),
+            (
+                emulate(),
+                "q -cpu X -global EPYC-x86_64-cpu.phys-bits=43",
+                "q -cpu X,phys-bits=43 -global EPYC-x86_64-cpu.phys-bits=43",
+            ),
             // The host's width.
             (passthrough(None), "q -cpu X", "q -cpu X,host-phys-bits=on"),
             (

@@ -8,10 +8,9 @@
 
 use std::ops::Range;
 
+use crate::domain::MMIO64;
+use crate::domain::qemu_options::{self, Options, Part, number, option_name, parts, switch};
 use crate::plan::{Change, CpuGlobal, MaxPhysAddrValue};
-
-/// The fw_cfg file that OVMF reads its window from.
-const MMIO64: &str = "opt/ovmf/X-PciMmio64Mb";
 
 /// Words under correction. A word that is not UTF-8 is `None`: barfit never wrote it and never touches it.
 pub(super) struct Words {
@@ -96,9 +95,8 @@ impl Words {
     fn takes_host_width_unasked(&self) -> bool {
         let model = self.last_cpu().and_then(|at| self.word(at)).and_then(|cpu| cpu.split(',').next());
         let machine = self.values(&["machine", "M"]).last().and_then(|at| self.word(*at));
-        let machine = machine.into_iter().flat_map(|value| value.split(',')).find_map(|piece| {
-            piece.strip_prefix("type=").or(if piece.contains('=') { None } else { Some(piece) })
-        });
+        let machine = machine.map(|value| Options::parse(value, "type"));
+        let machine = machine.as_ref().and_then(|options| options.get("type"));
         matches!(model, Some("host" | "max"))
             || machine.is_some_and(|name| name.contains("-rhel") || name.ends_with("-hpb"))
     }
@@ -106,15 +104,15 @@ impl Words {
     /// Sees to one property, by the word that decides it.
     fn settle(&mut self, want: &Want, carrier: Carrier, by_global: bool) {
         let globals = self.globals(want.property);
-        let said = globals.last().map(|global| same(&global.value, &want.value));
+        let said = said(&globals, want);
         if let Some(at) = self.last_cpu() {
             let by_cpu = self.word(at).and_then(|cpu| cpu_state(cpu, want.property));
             match (by_cpu, said) {
                 (Some(state), _) if same(&state, &want.value) => return,
                 (None, Some(true)) => return,
                 (None, None) if !want.stated => return,
-                (None, said) if by_global && carrier == Carrier::Libvirt => {
-                    return self.settle_globals(want, globals, said.is_none());
+                (None, _) if by_global && carrier == Carrier::Libvirt => {
+                    return self.settle_globals(want, &globals);
                 }
                 _ => {}
             }
@@ -125,20 +123,19 @@ impl Words {
         }
         // What libvirt writes into its own `-cpu` wins over any `-global`.
         let by_libvirt = carrier == Carrier::Libvirt && !by_global;
-        if !(by_libvirt && want.stated) {
-            self.settle_globals(want, globals, want.stated);
+        if said != Some(true) && !(by_libvirt && want.stated) {
+            self.settle_globals(want, &globals);
         }
     }
 
     /// Corrects the `-global` words of a property, or adds one.
-    fn settle_globals(&mut self, want: &Want, globals: Vec<Global>, add: bool) {
-        let generic = globals.iter().any(|global| GENERIC.contains(&global.driver.as_str()));
+    fn settle_globals(&mut self, want: &Want, globals: &[Global]) {
         for global in globals.iter().filter(|global| !same(&global.value, &want.value)) {
             if let Some(word) = &mut self.words[global.at] {
                 word.replace_range(global.span.clone(), &want.value);
             }
         }
-        if add && !generic {
+        if want.stated && !globals.iter().any(Global::is_generic) {
             let word = format!("{}.{}={}", GENERIC[0], want.property, want.value);
             self.appended.extend(["-global".to_owned(), word]);
         }
@@ -152,7 +149,7 @@ impl Words {
         for at in 0..self.words.len() {
             if let Some(&flag) = left.last()
                 && self.option(flag, at) == Some("fw_cfg")
-                && self.word(at).is_some_and(|word| value_of(word, "name").as_deref() == Some(MMIO64))
+                && self.word(at).is_some_and(|word| Options::parse(word, "name").get("name") == Some(MMIO64))
             {
                 if mib.is_none() || kept.is_some() {
                     self.removed[flag] = true;
@@ -202,12 +199,6 @@ impl Words {
     }
 }
 
-/// The name of an option that this module reads. QEMU takes two dashes for one.
-fn option_name(word: &str) -> Option<&str> {
-    let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
-    ["cpu", "fw_cfg", "global", "machine", "M"].contains(&name).then_some(name)
-}
-
 /// Types that every x86 CPU is of. `x86-cpu` is none of them: QEMU ignores it.
 const GENERIC: [&str; 2] = ["x86_64-cpu", "cpu"];
 
@@ -220,25 +211,26 @@ struct Global {
     span: Range<usize>,
 }
 
+/// Whether the globals of a property say what is wanted; `None` when there is none.
+fn said(globals: &[Global], want: &Want) -> Option<bool> {
+    let is_right = |global: &Global| same(&global.value, &want.value);
+    // Of those for every CPU the last counts; which CPU the others are for is not known here.
+    let generic = globals.iter().rfind(|global| global.is_generic()).is_some_and(is_right);
+    let special = globals.iter().filter(|global| !global.is_generic()).all(is_right);
+    (!globals.is_empty()).then_some(generic && special)
+}
+
 impl Global {
-    /// Reads `DRIVER.PROPERTY=VALUE` or `driver=DRIVER,property=PROPERTY,value=VALUE`.
+    fn is_generic(&self) -> bool {
+        GENERIC.contains(&self.driver.as_str())
+    }
+
     fn read(word: &str, at: usize, property: &str) -> Option<Global> {
-        let short = word.split_once('=').and_then(|(name, value)| {
-            let (driver, property) = name.split_once('.')?;
-            Some((driver.to_owned(), property.to_owned(), value.to_owned(), name.len() + 1..word.len()))
-        });
-        let (driver, named, value, span) = short.or_else(|| {
-            let value = pieces(word, None).into_iter().rfind(|piece| piece.key == "value")?;
-            let span = value.value.clone();
-            Some((
-                value_of_key(word, "driver", None)?,
-                value_of_key(word, "property", None)?,
-                unescape(word.get(span.clone())?),
-                span,
-            ))
-        })?;
-        let cpu = GENERIC.contains(&driver.as_str()) || driver.ends_with("-x86_64-cpu");
-        (cpu && named == property).then_some(Global { at, driver, value, span })
+        let global = qemu_options::global(word)?;
+        let driver = global.driver;
+        let is_cpu = GENERIC.contains(&driver.as_str()) || driver.ends_with("-x86_64-cpu");
+        let found = is_cpu && global.property == property;
+        found.then_some(Global { at, driver, value: global.value, span: global.span })
     }
 }
 
@@ -293,82 +285,26 @@ fn of_property<'a>(piece: &'a str, property: &str) -> Option<(Sign, &'a str)> {
 
 /// Whether QEMU takes two values for the same.
 fn same(a: &str, b: &str) -> bool {
-    let boolean = |value: &str| match value {
-        "on" | "yes" | "true" | "y" => Some(true),
-        "off" | "no" | "false" | "n" => Some(false),
-        _ => None,
-    };
-    let number = |value: &str| match value.strip_prefix("0x") {
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_hexdigit()) => u64::from_str_radix(digits, 16).ok(),
-        None if value == "0" || !value.starts_with(['0', '+']) => value.parse().ok(),
-        _ => None,
-    };
-    a == b
-        || boolean(a).is_some() && boolean(a) == boolean(b)
-        || number(a).is_some() && number(a) == number(b)
-}
-
-/// One `key=value` of an option's value, by QEMU's rules for most options.
-struct Piece<'a> {
-    key: &'a str,
-    whole: Range<usize>,
-    value: Range<usize>,
-}
-
-/// Splits an option's value; `implied` is the key of a first word without one.
-fn pieces<'a>(word: &'a str, implied: Option<&'a str>) -> Vec<Piece<'a>> {
-    let bytes = word.as_bytes();
-    let mut found = Vec::new();
-    let mut start = 0;
-    while start < bytes.len() {
-        let mut end = start;
-        while end < bytes.len() && (bytes[end] != b',' || bytes.get(end + 1) == Some(&b',')) {
-            end += if bytes[end] == b',' { 2 } else { 1 };
-        }
-        let piece = &word[start..end];
-        let (key, value) = match (piece.split_once('='), implied) {
-            (Some((key, _)), _) => (key, start + key.len() + 1..end),
-            (None, Some(key)) if start == 0 => (key, start..end),
-            (None, _) => (piece, end..end),
-        };
-        found.push(Piece { key, whole: start..end, value });
-        start = end + 1;
-    }
-    found
-}
-
-/// A value with its doubled commas resolved.
-fn unescape(value: &str) -> String {
-    value.replace(",,", ",")
-}
-
-fn value_of(word: &str, key: &str) -> Option<String> {
-    value_of_key(word, key, Some("name"))
-}
-
-/// The value of a key: of several, the last.
-fn value_of_key(word: &str, key: &str, implied: Option<&str>) -> Option<String> {
-    let last = pieces(word, implied).into_iter().rfind(|piece| piece.key == key)?;
-    Some(unescape(word.get(last.value)?))
+    a == b || switch(a).is_some() && switch(a) == switch(b) || number(a).is_some() && number(a) == number(b)
 }
 
 /// An fw_cfg entry whose content is this string, whatever it was before; the rest stays as it was spelled.
 fn with_string(word: &str, value: &str) -> String {
-    let is_content = |piece: &&Piece<'_>| ["string", "file", "gen_id"].contains(&piece.key);
-    let pieces = pieces(word, Some("name"));
-    let contents: Vec<_> = pieces.iter().filter(is_content).collect();
+    let is_content = |part: &Part<'_>| ["string", "file", "gen_id"].contains(&part.key);
+    let parts = parts(word, "name");
+    let contents: Vec<_> = parts.iter().filter(|part| is_content(part)).collect();
     if let [only] = contents[..] {
-        let old = &word[only.value.clone()];
-        if only.key == "string" && decimal(old).is_some() && decimal(old) == decimal(value) {
+        let old = only.value.clone().and_then(|value| decimal(&word[value]));
+        if only.key == "string" && old.is_some() && old == decimal(value) {
             return word.to_owned();
         }
     }
     let new = format!("string={value}");
     let mut written = false;
     let mut kept = Vec::new();
-    for piece in &pieces {
-        if !is_content(&piece) {
-            kept.push(&word[piece.whole.clone()]);
+    for part in &parts {
+        if !is_content(part) {
+            kept.push(&word[part.whole.clone()]);
         } else if !written {
             kept.push(&new);
             written = true;

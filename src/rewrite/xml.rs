@@ -5,7 +5,7 @@ use roxmltree::Node;
 use super::place::{NewChild, indentation_step, insert_children, quote};
 use super::splice::{Splice, Splices, apply};
 use super::{command_line, cpu, gate};
-use crate::domain::{Document, ParseError};
+use crate::domain::{Document, MAX_TEXT, ParseError};
 use crate::plan::Change;
 
 /// The text of a domain with the changes made.
@@ -24,7 +24,7 @@ pub fn rewrite(text: &[u8], changes: &[Change]) -> Result<Vec<u8>, ParseError> {
 /// text, apart from copying it.
 ///
 /// # Errors
-/// When the root is not a libvirt `<domain>`, or when the result would not be what the changes ask for (which would
+/// When the root is not a libvirt `<domain>`, when the result would be larger than libvirt takes, or when the result would not be what the changes ask for (which would
 /// be a defect of barfit: nothing is returned then).
 pub fn rewrite_document(document: &Document<'_>, changes: &[Change]) -> Result<Vec<u8>, ParseError> {
     let text = document.text();
@@ -34,6 +34,11 @@ pub fn rewrite_document(document: &Document<'_>, changes: &[Change]) -> Result<V
     }
     gate::pass(document, &splices, changes)?;
     let new = apply(text, 0..text.len(), &splices).ok_or_else(|| defect(document))?;
+    if new.len() > MAX_TEXT {
+        let message =
+            format!("with its changes this would be {} bytes long, more than libvirt takes", new.len());
+        return Err(document.error(0, message));
+    }
     Ok(new.into_bytes())
 }
 
