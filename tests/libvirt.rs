@@ -4,12 +4,13 @@
 //! Needs root and the packages that `tests/install-programs` installs; see `tests/libvirt/private-libvirtd`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use barfit::plan::{Change, CpuGlobal, MaxPhysAddrValue};
-use barfit::rewrite::rewrite;
+use barfit::rewrite::{argv, rewrite};
 use barfit::units::PhysBits;
 
 fn root() -> &'static Path {
@@ -195,4 +196,90 @@ fn passed_through_bits_without_a_window_are_taken() {
 fn globals_for_an_old_libvirt_are_taken() {
     let changes = [Change::SetCpuGlobal(CpuGlobal::PhysBits(bits(47))), Change::SetMmio64Mib(4_194_304)];
     change_every_example("global", &changes);
+}
+
+/// A domain of one CPU and some words for QEMU.
+fn small(cpu: &str, words: &[&str]) -> String {
+    let args: String = words.iter().map(|word| format!("    <qemu:arg value='{word}'/>\n")).collect();
+    let block = match words {
+        [] => String::new(),
+        _ => format!("  <qemu:commandline>\n{args}  </qemu:commandline>\n"),
+    };
+    format!(
+        "<domain type='qemu' xmlns:qemu='{}'>\n  <name>small</name>\n  <memory unit='MiB'>64</memory>\n  <os>\n    \
+         <type arch='x86_64' machine='q35'>hvm</type>\n  </os>\n{cpu}{block}</domain>\n",
+        barfit::domain::QEMU_NAMESPACE
+    )
+}
+
+/// The parts of `-cpu`, whose order is libvirt's own.
+fn sorted(cpu: &str) -> Vec<&str> {
+    let mut parts: Vec<&str> = cpu.split(',').collect();
+    // Said beside `phys-bits` of `max`, where only KVM asks for it.
+    parts.retain(|part| *part != "host-phys-bits=off");
+    parts.sort_unstable();
+    parts
+}
+
+/// Changed in the XML or changed in the words that the old XML makes: QEMU is told the same, and it is this.
+#[test]
+fn both_ways_to_qemu_say_the_same() {
+    let emulate = || Change::SetMaxPhysAddr(MaxPhysAddrValue::Emulate(bits(43)));
+    let passthrough = || Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { limit: None });
+    let pdpe1gb = || Change::RequireFeature("pdpe1gb");
+    let window = || Change::SetMmio64Mib(2_097_152);
+    let model = "  <cpu mode='custom'>\n    <model>Skylake-Server</model>\n  </cpu>\n";
+    let disabled = "  <cpu mode='custom'>\n    <model>Skylake-Server</model>\n    <feature policy='disable' name='pdpe1gb'/>\n  </cpu>\n";
+    let small_bits = "  <cpu mode='maximum'>\n    <maxphysaddr mode='emulate' bits='41'/>\n  </cpu>\n";
+    let host_on = ["-global", "x86_64-cpu.host-phys-bits=on"];
+    let short = ["-fw_cfg", "opt/ovmf/X-PciMmio64Mb,string=1024"];
+    // A name, a domain, changes, and what QEMU is told of the CPU and by fw_cfg.
+    let cases = [
+        ("no-cpu", small("", &[]), vec![emulate()], "qemu64,phys-bits=43", None),
+        (
+            "no-cpu-feature",
+            small("", &[]),
+            vec![pdpe1gb(), emulate()],
+            "qemu64,pdpe1gb=on,phys-bits=43",
+            None,
+        ),
+        ("no-model", small("  <cpu/>\n", &[]), vec![pdpe1gb()], "qemu64,pdpe1gb=on", None),
+        (
+            "model",
+            small(model, &[]),
+            vec![emulate(), window()],
+            "Skylake-Server,phys-bits=43",
+            Some("name=opt/ovmf/X-PciMmio64Mb,string=2097152"),
+        ),
+        ("host-width", small(model, &[]), vec![passthrough()], "Skylake-Server,host-phys-bits=on", None),
+        ("feature-disabled", small(disabled, &[]), vec![pdpe1gb()], "Skylake-Server,pdpe1gb=on", None),
+        ("bits-corrected", small(small_bits, &[]), vec![emulate()], "max,phys-bits=43", None),
+        ("host-width-goes", small(model, &host_on), vec![emulate()], "Skylake-Server,phys-bits=43", None),
+        (
+            "window-corrected",
+            small(model, &short),
+            vec![window()],
+            "Skylake-Server",
+            Some("opt/ovmf/X-PciMmio64Mb,string=2097152"),
+        ),
+        ("window-removed", small(model, &short), vec![Change::RemoveMmio64], "Skylake-Server", None),
+    ];
+    let mut domains = BTreeMap::new();
+    for (name, old, changes, ..) in &cases {
+        let new = rewrite(old.as_bytes(), changes).expect(name);
+        domains.insert(format!("{name}-old"), old.clone());
+        domains.insert(format!("{name}-new"), String::from_utf8(new).expect("UTF-8"));
+    }
+    let answers = ask_libvirt("both-ways", &domains);
+    for (name, _, changes, cpu, fw_cfg) in &cases {
+        let argv = |suffix| answers[&format!("{name}-{suffix}")].argv.clone().expect(name);
+        let new = argv("new");
+        let old: Vec<OsString> = argv("old").into_iter().map(OsString::from).collect();
+        let words: Vec<String> =
+            argv::rewrite(old, changes).iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        for argv in [&new, &words] {
+            assert_eq!(sorted(&values(argv, "-cpu").concat()), sorted(cpu), "{name}");
+            assert_eq!(values(argv, "-fw_cfg"), Vec::from_iter(*fw_cfg), "{name}");
+        }
+    }
 }
