@@ -172,6 +172,7 @@ pub fn answer(request: &Request<'_>) -> Answer {
             settings,
             limit,
             plan: &plan,
+            refused,
         },
         &mut findings,
     );

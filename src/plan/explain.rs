@@ -22,11 +22,15 @@ pub(super) struct Case<'a> {
     pub(super) settings: Settings,
     pub(super) limit: u64,
     pub(super) plan: &'a Plan,
+    /// libvirt or QEMU refuses the definition itself: where BARs would be is idle talk then.
+    pub(super) refused: bool,
 }
 
 /// Adds the findings.
 pub(super) fn explain(case: &Case<'_>, findings: &mut Vec<Finding>) {
-    as_found(case, findings);
+    if !case.refused {
+        as_found(case, findings);
+    }
     settings_as_found(case, findings);
     if let Some(decision) = case.decision {
         reasoning(case, decision, findings);
@@ -77,14 +81,15 @@ fn unplaced(case: &Case<'_>, layout: &Layout, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The first BAR of a device that cannot be used, and why.
+/// The largest BAR of a device that cannot be used, and why.
 fn why_unplaced(case: &Case<'_>, layout: &Layout, id: FunctionId) -> String {
-    let mut bars = layout.bars.iter().filter(|bar| bar.function == id && bar.bar.index <= 5);
+    let bars = layout.bars.iter().filter(|bar| bar.function == id && bar.bar.index <= 5);
     let beyond = |address: Addr, size: Bytes, limit: u64| address.get().saturating_add(size.get()) > limit;
-    let bad = bars.find(|bar| match bar.address {
+    let unusable = bars.filter(|bar| match bar.address {
         None => true,
         Some(address) => !bar.reachable || beyond(address, bar.bar.size, case.limit),
     });
+    let bad = unusable.max_by_key(|bar| bar.bar.size);
     let Some(bad) = bad else { return "unplaced".to_owned() };
     let (index, size) = (bad.bar.index, bad.bar.size);
     match bad.address {
