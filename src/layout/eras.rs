@@ -8,7 +8,7 @@ use super::OvmfRules;
 
 /// One change of OVMF's rules.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Change {
+pub enum OvmfChange {
     /// `X-PciMmio64Mb` is parsed strictly, with a cap of 16 TiB.
     FwCfgStrict,
     /// CPUID's width is used and the window moves to the top of it.
@@ -38,31 +38,31 @@ pub enum Change {
 /// A change, the first edk2-stable tag that has it, and its commit.
 struct Row {
     since: u32,
-    change: Change,
+    change: OvmfChange,
     #[allow(dead_code, reason = "the source of the row, for the reader")]
     source: &'static str,
 }
 
-const fn row(since: u32, change: Change, source: &'static str) -> Row {
+const fn row(since: u32, change: OvmfChange, source: &'static str) -> Row {
     Row { since, change, source }
 }
 
 /// In order of time.
 const ROWS: &[Row] = &[
-    row(202005, Change::FwCfgStrict, "98800cce65"),
-    row(202211, Change::ReadsCpuid, "8f9ef9c9a0, bbda386d25, ecb778d0ac"),
-    row(202211, Change::PadsPref64, "9e6b552b4c"),
-    row(202302, Change::AvoidsReserved, "c0a0b9bc35, bf65d7ee88"),
-    row(202305, Change::MmconfigE0, "82c1aa87f9"),
-    row(202308, Change::Clamp(46), "c1e8537690"),
-    row(202308, Change::NoIoPadding, "27727338b2"),
-    row(202408, Change::ReadsGuestPhysBits, "603ad2d6ae, 90cb1ec332"),
-    row(202411, Change::FourLevelBelow1T, "2069a63a8e"),
-    row(202505, Change::FwCfgOverride, "9ac1704af6"),
-    row(202602, Change::Mem64ThroughPref64(true), "f6489621b8"),
-    row(202605, Change::Mem64ThroughPref64(false), "defbd14d63, a revert"),
+    row(202005, OvmfChange::FwCfgStrict, "98800cce65"),
+    row(202211, OvmfChange::ReadsCpuid, "8f9ef9c9a0, bbda386d25, ecb778d0ac"),
+    row(202211, OvmfChange::PadsPref64, "9e6b552b4c"),
+    row(202302, OvmfChange::AvoidsReserved, "c0a0b9bc35, bf65d7ee88"),
+    row(202305, OvmfChange::MmconfigE0, "82c1aa87f9"),
+    row(202308, OvmfChange::Clamp(46), "c1e8537690"),
+    row(202308, OvmfChange::NoIoPadding, "27727338b2"),
+    row(202408, OvmfChange::ReadsGuestPhysBits, "603ad2d6ae, 90cb1ec332"),
+    row(202411, OvmfChange::FourLevelBelow1T, "2069a63a8e"),
+    row(202505, OvmfChange::FwCfgOverride, "9ac1704af6"),
+    row(202602, OvmfChange::Mem64ThroughPref64(true), "f6489621b8"),
+    row(202605, OvmfChange::Mem64ThroughPref64(false), "defbd14d63, a revert"),
     // Merged after edk2-stable202605; Debian's 2026.08 does not have it.
-    row(202611, Change::WindowShift(2), "pull request 12997"),
+    row(202611, OvmfChange::WindowShift(2), "pull request 12997"),
 ];
 
 /// The oldest rules described here, edk2-stable201808.
@@ -88,20 +88,20 @@ impl OvmfRules {
     }
 
     /// Puts one change on top: what a distribution has backported or configured.
-    pub fn apply(&mut self, change: Change) {
+    pub fn apply(&mut self, change: OvmfChange) {
         match change {
-            Change::FwCfgStrict => self.fw_cfg_strict = true,
-            Change::ReadsCpuid => self.reads_cpuid = true,
-            Change::WindowShift(shift) => self.window_shift = shift,
-            Change::Clamp(bits) => self.clamp = bits,
-            Change::PadsPref64 => self.pads_pref64 = true,
-            Change::NoIoPadding => self.pads_io = false,
-            Change::AvoidsReserved => self.avoids_reserved = true,
-            Change::MmconfigE0 => self.mmconfig_e0 = true,
-            Change::ReadsGuestPhysBits => self.reads_guest_phys_bits = true,
-            Change::FourLevelBelow1T => self.four_level_below_1t = true,
-            Change::FwCfgOverride => self.fw_cfg_override = true,
-            Change::Mem64ThroughPref64(yes) => self.mem64_through_pref64 = yes,
+            OvmfChange::FwCfgStrict => self.fw_cfg_strict = true,
+            OvmfChange::ReadsCpuid => self.reads_cpuid = true,
+            OvmfChange::WindowShift(shift) => self.window_shift = shift,
+            OvmfChange::Clamp(bits) => self.clamp = bits,
+            OvmfChange::PadsPref64 => self.pads_pref64 = true,
+            OvmfChange::NoIoPadding => self.pads_io = false,
+            OvmfChange::AvoidsReserved => self.avoids_reserved = true,
+            OvmfChange::MmconfigE0 => self.mmconfig_e0 = true,
+            OvmfChange::ReadsGuestPhysBits => self.reads_guest_phys_bits = true,
+            OvmfChange::FourLevelBelow1T => self.four_level_below_1t = true,
+            OvmfChange::FwCfgOverride => self.fw_cfg_override = true,
+            OvmfChange::Mem64ThroughPref64(yes) => self.mem64_through_pref64 = yes,
         }
     }
 

@@ -19,7 +19,7 @@ mod width;
 mod window;
 
 pub use builtin::built_in;
-pub use eras::Change;
+pub use eras::OvmfChange;
 pub use ram::{ram_map, refuses};
 pub use seabios::{SeaBiosClamp, SeaBiosPadding, SeaBiosRules};
 pub use types::*;

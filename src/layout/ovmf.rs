@@ -23,11 +23,8 @@ pub(super) fn lay_out(guest: &Guest, rules: &OvmfRules) -> Layout {
     let mut tree = Tree::new(&guest.bus, pack, |bridge| padding(bridge, rules, aperture));
     let first = tree.requests();
     let window = aperture.and_then(|aperture| report(aperture, &first));
-    let boot = if refuses(guest, &ram) {
-        Err(Outcome::Refused)
-    } else {
-        hang(&ram, &width, aperture).map_or(Ok(()), Err)
-    };
+    let boot =
+        if refuses(guest, &ram) { Err(Outcome::Refused) } else { hang(&width, aperture).map_or(Ok(()), Err) };
     let (outcome, mut bars) = match boot {
         Err(outcome) => (outcome, tree.unplaced()),
         Ok(()) => {
@@ -98,28 +95,22 @@ fn stuck(unsatisfied: PerKind<bool>) -> String {
     format!("{} does not suffice, and no device is left that the firmware may give up", names.join(" and "))
 }
 
-/// Whether the firmware never gets as far as placing BARs.
-fn hang(ram: &RamMap, width: &Width, aperture: Option<Aperture>) -> Option<Outcome> {
-    let ram_end = ram.above_4g.map_or(0, Span::end);
-    if ram_end > width.usable.limit() {
-        let why =
-            format!("RAM ends at {ram_end:#x}, beyond the {} bits that the firmware uses", width.usable);
-        return Some(Outcome::Hangs(why));
-    }
-    let aperture = aperture?;
-    let end = aperture.base.checked_add(aperture.size);
-    if end.is_none_or(|end| end > width.usable.limit()) {
-        let why = format!(
-            "the 64-bit window at {:#x} ends beyond the {} bits that the firmware uses",
-            aperture.base, width.usable
-        );
-        return Some(Outcome::Hangs(why));
-    }
-    None
+/// Whether the firmware never gets as far as placing BARs. RAM beyond the width alone does no harm: that RAM is
+/// ignored.
+fn hang(width: &Width, aperture: Option<Aperture>) -> Option<Outcome> {
+    let Aperture { base, size, .. } = aperture?;
+    let end = base.checked_add(size)?;
+    (end > width.usable.limit()).then(|| {
+        let bits = width.usable;
+        Outcome::Hangs(format!(
+            "the 64-bit window at {base:#x} ends beyond the {bits} bits that the firmware uses"
+        ))
+    })
 }
 
-/// The window as the caller sees it, with what the guest would need.
+/// The window as the caller sees it, with what the guest would need. A window that wrapped is none.
 fn report(aperture: Aperture, requests: &[PerKind<Option<Request>>]) -> Option<Window> {
+    aperture.base.checked_add(aperture.size)?;
     let mut end = aperture.base;
     for request in requests.iter().filter_map(|request| request[Kind::Mem64 as usize]) {
         end = align_up(end, request.mask.saturating_add(1)).and_then(|base| base.checked_add(request.len))?;
@@ -147,8 +138,8 @@ fn low_pool(guest: &Guest, rules: &OvmfRules, ram: &RamMap) -> Pool {
     }
 }
 
-/// The window above 4 GiB: what lies beyond the firmware's width is not in its memory map, and what follows a
-/// reserved range is never added to it.
+/// The window above 4 GiB: what lies beyond the firmware's width is not in its memory map (all of a window that
+/// wrapped), and what follows a reserved range is never added to it.
 fn high_pool(aperture: Aperture, rules: &OvmfRules, ram: &RamMap, width: PhysBits) -> Pool {
     let mut end = aperture.base.saturating_add(aperture.size).min(width.limit());
     if rules.avoids_reserved {
