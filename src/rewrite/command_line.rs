@@ -23,16 +23,17 @@ pub(super) fn edit(edits: &mut Edits<'_>, changes: &[Change]) -> Result<(), Pars
     words.make(changes, Carrier::Libvirt);
 
     let appends = !words.appended.is_empty();
-    let removed: Vec<_> =
-        args.iter().zip(&words.removed).filter(|(_, removed)| **removed).map(|(arg, _)| *arg).collect();
+    let mut removed = words.removed.iter();
     for (at, block) in blocks.iter().enumerate() {
         let receives = appends && at + 1 == blocks.len();
-        if !receives && holds_only(*block, &removed) {
+        let own: Vec<_> = qemu_children(*block, "arg").zip(removed.by_ref()).collect();
+        let all_go = !own.is_empty() && own.iter().all(|(_, removed)| **removed);
+        if all_go && !receives && holds_only_args(*block) {
             remove_element(edits.text, *block, &mut edits.splices);
-        } else {
-            for arg in removed.iter().filter(|arg| arg.parent() == Some(*block)) {
-                remove_element(edits.text, *arg, &mut edits.splices);
-            }
+            continue;
+        }
+        for (arg, _) in own.iter().filter(|(_, removed)| **removed) {
+            remove_element(edits.text, *arg, &mut edits.splices);
         }
     }
     for ((arg, now), _) in args.iter().zip(&words.words).zip(&words.removed).filter(|(_, removed)| !**removed)
@@ -87,13 +88,14 @@ fn prefix(edits: &mut Edits<'_>) -> Result<(String, String), ParseError> {
     Ok((free, declaration))
 }
 
-/// Whether nothing but these arguments is in a block, and nothing is said on it: a block that barfit could have made.
-fn holds_only(block: Node<'_, '_>, args: &[Node<'_, '_>]) -> bool {
-    let blank = |child: &Node<'_, '_>| child.text().is_none_or(|text| text.trim().is_empty());
+/// Whether a block holds nothing but arguments, and nothing is said on it: one that barfit could have made.
+fn holds_only_args(block: Node<'_, '_>) -> bool {
+    let is_blank = |child: &Node<'_, '_>| child.text().is_none_or(|text| text.trim().is_empty());
     block.attributes().len() == 0
-        && block.has_children()
-        && args.iter().any(|arg| arg.parent() == Some(block))
-        && block.children().all(|child| if child.is_text() { blank(&child) } else { args.contains(&child) })
+        && block.children().all(|child| match child.is_text() {
+            true => is_blank(&child),
+            false => child.has_tag_name((QEMU_NAMESPACE, "arg")),
+        })
 }
 
 fn qemu_children<'a>(parent: Node<'a, 'a>, name: &str) -> impl Iterator<Item = Node<'a, 'a>> {
