@@ -17,3 +17,5 @@ pub mod layout;
 pub mod plan;
 pub mod report;
 pub mod rewrite;
+
+pub mod prove;

@@ -125,12 +125,20 @@ fn seabios(version: Option<&str>) -> Option<Firmware> {
 }
 
 fn described(file: &FirmwareFile, findings: &mut Vec<Finding>) -> Option<Firmware> {
+    firmware_rules(file).or_else(|| match file.kind {
+        FirmwareKind::Seabios => seabios(None),
+        FirmwareKind::Ovmf => assumed_ovmf(&file.path.display().to_string(), findings),
+    })
+}
+
+/// The rules of a firmware file; `None` when its version is not known.
+pub fn firmware_rules(file: &FirmwareFile) -> Option<Firmware> {
     match file.kind {
-        FirmwareKind::Seabios => seabios(file.version.as_deref()),
+        FirmwareKind::Seabios => {
+            file.version.as_deref().and_then(SeaBiosRules::version).map(Firmware::SeaBios)
+        }
         FirmwareKind::Ovmf => {
-            let Some(mut rules) = file.era.as_deref().and_then(OvmfRules::era) else {
-                return assumed_ovmf(&file.path.display().to_string(), findings);
-            };
+            let mut rules = file.era.as_deref().and_then(OvmfRules::era)?;
             if let Some(overrides) = file.fw_cfg_override {
                 rules.fw_cfg_override = overrides;
             }

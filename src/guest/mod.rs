@@ -14,7 +14,7 @@ mod machine;
 
 pub use cpu::{ResolvedCpu, WidthControl};
 pub use devices::{HostDevice, Source};
-pub use firmware::FirmwareChoice;
+pub use firmware::{FirmwareChoice, firmware_rules};
 
 use crate::catalogue;
 use crate::domain::{Domain, MachineFamily, VirtType};
