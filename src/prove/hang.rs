@@ -13,7 +13,7 @@ const STILL_LOOKS: u32 = 12;
 /// CPU time that a spinning CPU must have used meanwhile.
 const STILL_CPU: Duration = Duration::from_secs(2);
 /// Silence below this is never suspicious.
-pub(super) const SILENCE_FLOOR: Duration = Duration::from_secs(25);
+pub(super) const SILENCE_FLOOR: Duration = Duration::from_secs(8);
 /// How many times the known longest silence is too long.
 const SILENCE_FACTOR: u32 = 5;
 
@@ -162,7 +162,7 @@ mod tests {
         let mut watch = Watch::default();
         watch.progress(Duration::from_secs(3));
         let at = Duration::from_secs;
-        assert_eq!(watch.silent(at(20), at(1)), None);
+        assert_eq!(watch.silent(at(10), at(1)), None);
         assert!(watch.silent(at(30), at(1)).is_some());
         assert_eq!(watch.silent(at(150), at(50)), None);
         assert!(watch.silent(at(260), at(50)).is_some());
