@@ -78,6 +78,8 @@ macro_rules! codes {
 codes! {
     /// A GPU gets no address, or one the guest cannot use.
     GpuUnplaced = "GPU_UNPLACED",
+    /// A GPU's largest BAR is placed, another of its BARs is not.
+    GpuPartlyPlaced = "GPU_PARTLY_PLACED",
     /// Another device gets no address.
     DeviceUnplaced = "DEVICE_UNPLACED",
     /// QEMU refuses to start: RAM, hot-plug memory and the PCI hole do not fit below 2^phys-bits.

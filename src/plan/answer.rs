@@ -3,7 +3,7 @@
 use super::change::{Change, CpuGlobal, MaxPhysAddrValue};
 use super::decide::{self, Bound, Bounds, Candidate, Trial};
 use super::explain;
-use super::judge::is_placed;
+use super::judge::{Placement, placement};
 use super::policy::{Bits, FwCfg, Policy, Settings};
 use crate::catalogue;
 use crate::domain::{Domain, MaxPhysAddrMode};
@@ -83,9 +83,14 @@ pub struct Plan {
 }
 
 impl Answer {
-    /// Whether a device is placed in a layout of this answer.
+    /// How a device fares in a layout of this answer.
+    pub fn placement(&self, layout: &Layout, id: FunctionId) -> Placement {
+        placement(layout, id, self.limit)
+    }
+
+    /// Whether a device is placed in a layout of this answer, if only its largest BAR.
     pub fn is_placed(&self, layout: &Layout, id: FunctionId) -> bool {
-        is_placed(layout, id, self.limit)
+        self.placement(layout, id) != Placement::Unplaced
     }
 
     /// GPUs placed in a layout of this answer.

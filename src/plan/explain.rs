@@ -2,7 +2,7 @@
 
 use super::answer::{Plan, is_ovmf};
 use super::decide::{Bound, Bounds, Decision, Trial};
-use super::judge::is_placed;
+use super::judge::{Placement, placement};
 use super::policy::{FwCfg, Settings};
 use crate::domain::Domain;
 use crate::finding::{Code, Finding};
@@ -66,15 +66,17 @@ fn as_found(case: &Case<'_>, findings: &mut Vec<Finding>) {
 
 fn unplaced(case: &Case<'_>, layout: &Layout, findings: &mut Vec<Finding>) {
     for device in &case.assembled.devices {
-        if is_placed(layout, device.id, case.limit) {
-            continue;
-        }
-        let code = if device.gpu { Code::GpuUnplaced } else { Code::DeviceUnplaced };
+        let code = match placement(layout, device.id, case.limit) {
+            Placement::Placed => continue,
+            Placement::Partly if device.gpu => Code::GpuPartlyPlaced,
+            Placement::Unplaced if device.gpu => Code::GpuUnplaced,
+            _ => Code::DeviceUnplaced,
+        };
         let why = why_unplaced(case, layout, device.id);
         findings.push(Finding::error(code, format!("{} {}: {why}", device.place(), device.name)));
     }
     for (id, driver) in &case.assembled.emulated {
-        if !is_placed(layout, *id, case.limit) {
+        if placement(layout, *id, case.limit) != Placement::Placed {
             let why = why_unplaced(case, layout, *id);
             findings.push(Finding::error(Code::DeviceUnplaced, format!("emulated {driver}: {why}")));
         }

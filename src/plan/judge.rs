@@ -6,12 +6,24 @@ use crate::layout::{FunctionId, Layout, Outcome, PlacedBar};
 /// Index of the expansion ROM; drivers do without it.
 const ROM_INDEX: u8 = 6;
 
+/// How a device fares.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Placement {
+    /// Every BAR but the expansion ROM has an address that the guest, the host and the IOMMU reach.
+    Placed,
+    /// The largest BAR has, another has not: the guest sees the device, its driver may not take it. It happens where
+    /// 2^phys-bits cuts through a port's window (SeaBIOS); the field counts such a GPU among those it has.
+    Partly,
+    /// The largest BAR has none.
+    Unplaced,
+}
+
 /// What a layout means for the devices.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) struct Judged {
-    /// GPUs placed.
+    /// GPUs whose largest BAR is placed.
     pub gpus_placed: usize,
-    /// Devices placed, passed-through and emulated.
+    /// Devices of which every BAR is placed, passed-through and emulated.
     pub devices_placed: usize,
     /// Every device is placed and the guest boots.
     pub everything: bool,
@@ -28,30 +40,34 @@ pub(super) fn judge(assembled: &Assembled, layout: &Layout, limit: u64) -> Judge
         if !assembled.is_device(id) {
             continue;
         }
-        if bars_are_placed(bars, limit) {
-            judged.devices_placed += 1;
-            judged.gpus_placed += usize::from(assembled.is_gpu(id));
-        } else {
-            judged.everything = false;
-        }
+        let placement = of_bars(bars, limit);
+        judged.devices_placed += usize::from(placement == Placement::Placed);
+        judged.gpus_placed += usize::from(placement != Placement::Unplaced && assembled.is_gpu(id));
+        judged.everything &= placement == Placement::Placed;
     }
     judged
 }
 
-/// Whether one function is placed: every BAR but the expansion ROM has an address that the guest, the host and the
-/// IOMMU reach. A function without BARs is.
-pub(super) fn is_placed(layout: &Layout, id: FunctionId, limit: u64) -> bool {
-    layout.outcome == Outcome::Boots
-        && layout
-            .bars
-            .chunk_by(|a, b| a.function == b.function)
-            .filter(|bars| bars[0].function == id)
-            .all(|bars| bars_are_placed(bars, limit))
+/// How one function fares. A function without BARs is placed.
+pub(super) fn placement(layout: &Layout, id: FunctionId, limit: u64) -> Placement {
+    if layout.outcome != Outcome::Boots {
+        return Placement::Unplaced;
+    }
+    let mut functions = layout.bars.chunk_by(|a, b| a.function == b.function);
+    functions.find(|bars| bars[0].function == id).map_or(Placement::Placed, |bars| of_bars(bars, limit))
 }
 
-fn bars_are_placed(bars: &[PlacedBar], limit: u64) -> bool {
-    bars.iter().filter(|placed| placed.bar.index != ROM_INDEX).all(|placed| {
+fn of_bars(bars: &[PlacedBar], limit: u64) -> Placement {
+    let usable = |placed: &PlacedBar| {
         let end = placed.address.and_then(|a| a.get().checked_add(placed.bar.size.get()));
         placed.reachable && end.is_some_and(|end| end <= limit)
-    })
+    };
+    let needed = || bars.iter().filter(|placed| placed.bar.index != ROM_INDEX);
+    if needed().all(usable) {
+        Placement::Placed
+    } else if needed().max_by_key(|placed| placed.bar.size).is_some_and(usable) {
+        Placement::Partly
+    } else {
+        Placement::Unplaced
+    }
 }

@@ -9,4 +9,5 @@ mod policy;
 
 pub use answer::{Answer, Plan, Request, Verdict, answer};
 pub use change::*;
+pub use judge::Placement;
 pub use policy::{Bits, FwCfg, Mode, Policy, PolicyError, Settings};
