@@ -5,7 +5,7 @@ use super::Options;
 use super::devices::{HostDevice, Source, Sources};
 use super::emulated::{emulated, pci_id};
 use crate::domain::topology::{self, Node, PciTree, Port, What};
-use crate::domain::{ControllerModel, Device, DeviceKind, Domain, HostForm};
+use crate::domain::{ControllerModel, Device, DeviceKind, Domain, Element, HostForm};
 use crate::finding::{Code, Finding};
 use crate::host::HostFacts;
 use crate::layout::{self, Bridge, BridgeKind, Chipset, Function, FunctionId, Reserve, Role};
@@ -21,8 +21,13 @@ pub(super) struct Bus {
     pub(super) emulated: Vec<(FunctionId, String)>,
 }
 
+/// BARs of a virtual function larger than those of any network card known: 64 MiB and 64 KiB.
+const LARGE_VF: [(u8, u64, BarKind); 2] =
+    [(0, 64 << 20, BarKind::Mem64Prefetchable), (4, 64 << 10, BarKind::Mem64Prefetchable)];
+
 struct Builder<'a> {
     domain: &'a Domain,
+    networks_as_vf: bool,
     sources: Sources<'a>,
     next: u32,
     bus: Bus,
@@ -44,7 +49,8 @@ pub(super) fn build<'a>(
     let sources =
         Sources { host, host_is: options.host_is, assume: options.assume_gpu, also_gpu: options.also_gpu };
     let bus = Bus { functions: Vec::new(), devices: Vec::new(), emulated: Vec::new() };
-    let mut builder = Builder { domain, sources, next: 0, bus, findings, unknown };
+    let networks_as_vf = options.networks_as_vf;
+    let mut builder = Builder { domain, networks_as_vf, sources, next: 0, bus, findings, unknown };
     let mut functions = builder.functions_of(&tree.root, 0, false);
     let built_in = layout::built_in(chipset, || builder.next_id());
     for function in built_in {
@@ -144,6 +150,12 @@ impl<'a> Builder<'a> {
         })
     }
 
+    /// Whether a device is the interface of a network that may hand out a virtual function.
+    fn may_be_vf(&self, device: &Device) -> bool {
+        device.element == Element::Interface
+            && self.domain.unresolved.iter().any(|u| !u.certain && u.line == device.line)
+    }
+
     /// `express` says that the device is behind a PCI Express port.
     fn device(&mut self, device: &Device, address: PciAddress, express: bool) -> Option<Function> {
         let id = self.next_id();
@@ -156,6 +168,10 @@ impl<'a> Builder<'a> {
                 let answer = (known.bars.clone(), known.vga, known.usb);
                 self.bus.devices.push(known);
                 answer
+            }
+            DeviceKind::Emulated { driver, .. } if self.networks_as_vf && self.may_be_vf(device) => {
+                self.bus.emulated.push((id, driver.clone()));
+                (to_bars(&LARGE_VF), false, false)
             }
             DeviceKind::Emulated { driver, sizes } => match emulated(driver, sizes, express) {
                 Some(emulated) if pci_id(driver).is_some_and(|(v, d)| (self.sources.also_gpu)(v, d)) => {

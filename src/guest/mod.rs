@@ -34,6 +34,8 @@ pub struct Options<'a> {
     pub also_gpu: &'a dyn Fn(&str, &str) -> bool,
     /// Where the host's facts come from.
     pub host_is: Source,
+    /// Takes every interface whose network may hand out a virtual function for a large one.
+    pub networks_as_vf: bool,
 }
 
 /// A guest ready for the predictor.

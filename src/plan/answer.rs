@@ -109,6 +109,7 @@ pub fn answer(request: &Request<'_>) -> Answer {
         assume_gpu: request.assume_gpu,
         also_gpu: &also_gpu,
         host_is: request.host_is,
+        networks_as_vf: false,
     };
     let mut assembled = guest::assemble(domain, host, &options);
     let mut findings = std::mem::take(&mut assembled.findings);
@@ -130,6 +131,13 @@ pub fn answer(request: &Request<'_>) -> Answer {
     let present = Candidate { phys_bits: guest.cpu.phys_bits, require_gib_pages: false, mmio64_mib: None };
     let now = decide::try_out(&assembled, &guest, present, limit);
     let refused = refused_by_libvirt(domain, host, &mut findings);
+    if !refused
+        && domain.unresolved.iter().any(|u| !u.certain)
+        && let Some(difference) = as_vf(request, &options, &now, present, limit)
+    {
+        findings.push(Finding::error(Code::NetworkMayBeVf, difference.clone()));
+        assembled.unknown.push(difference);
+    }
     let verdict = if !assembled.unknown.is_empty() {
         Verdict::Unknown
     } else if refused {
@@ -183,6 +191,26 @@ pub fn answer(request: &Request<'_>) -> Answer {
     );
     findings.sort_by_key(|finding| finding.level);
     Answer { verdict, assembled, present: Some(now.layout), limit, settings, plan, findings }
+}
+
+/// An interface of a network may become a virtual function when the guest starts. Says so where that would change the
+/// verdict; where it would not, it need not be known.
+fn as_vf(
+    request: &Request<'_>,
+    options: &guest::Options<'_>,
+    now: &Trial,
+    present: Candidate,
+    limit: u64,
+) -> Option<String> {
+    let options = guest::Options { networks_as_vf: true, ..*options };
+    let other = guest::assemble(request.domain, request.host, &options);
+    let trial = decide::try_out(&other, other.guest.as_ref()?, present, limit);
+    let differs = verdict_of(&trial) != verdict_of(now) || trial.gpus_placed != now.gpus_placed;
+    differs.then(|| {
+        "it depends on whether the network of an interface hands out a virtual function at start: \
+         give the interface as type='hostdev', or a network that does not"
+            .to_owned()
+    })
 }
 
 fn unanswered(
