@@ -1,0 +1,90 @@
+//! The examples that ship, for the tests that run over all of them.
+
+#![allow(dead_code, reason = "each test crate uses its part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use barfit::domain::Domain;
+use barfit::guest::Source;
+use barfit::host::HostFacts;
+use barfit::plan::{self, Answer, Policy, Request};
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files in a directory of the project by their stem.
+pub fn files(directory: &str, extension: &str) -> BTreeMap<String, PathBuf> {
+    let directory = root().join(directory);
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(&directory).expect("directory") {
+        let path = entry.expect("directory entry").path();
+        if path.extension().is_some_and(|e| e == extension) {
+            files.insert(path.file_stem().expect("file name").to_string_lossy().into_owned(), path);
+        }
+    }
+    assert!(!files.is_empty(), "{} is empty", directory.display());
+    files
+}
+
+/// Name and text of every example.
+pub fn examples() -> BTreeMap<String, String> {
+    let read = |(name, path)| (name, fs::read_to_string(path).expect("example"));
+    files("examples", "xml").into_iter().map(read).collect()
+}
+
+/// The host facts that ship.
+pub fn host(name: &str) -> HostFacts {
+    let path = root().join("examples/hosts").join(name).with_extension("json");
+    let text = fs::read_to_string(&path).expect("host file");
+    HostFacts::from_json(&text).unwrap_or_else(|error| panic!("{}:{error}", path.display()))
+}
+
+/// The rows of the table in `examples/README.md`: names of domains, and of the hosts that go with them.
+pub fn table() -> Vec<(Vec<String>, Vec<String>)> {
+    let table = include_str!("../../examples/README.md");
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').collect();
+        assert_eq!(cells.len(), 5, "{row}");
+        (names(cells[1]), names(cells[3]))
+    })
+    .collect()
+}
+
+/// Words in backticks; `-512g` is the first word with another ending.
+fn names(cell: &str) -> Vec<String> {
+    let words: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+    let name = |word: &&str| match word.strip_prefix('-') {
+        Some(ending) => {
+            format!("{}-{ending}", words[0].rsplit_once('-').expect("a first word with an ending").0)
+        }
+        None => (*word).to_owned(),
+    };
+    words.iter().map(name).collect()
+}
+
+/// Every example with every host that goes with it, by name.
+pub fn pairs() -> BTreeSet<(String, String)> {
+    let mut pairs = BTreeSet::new();
+    for (domains, hosts) in table() {
+        for domain in domains {
+            pairs.extend(hosts.iter().map(|host| (domain.clone(), host.clone())));
+        }
+    }
+    pairs
+}
+
+/// What barfit says of a domain on a host.
+pub fn answer(text: &str, host: &HostFacts) -> Answer {
+    plan::answer(&Request {
+        domain: &Domain::parse(text.as_bytes()).expect("an example"),
+        host,
+        host_is: Source::HostFile,
+        policy: &Policy::default(),
+        firmware: None,
+        assume_gpu: None,
+    })
+}
