@@ -3,33 +3,19 @@
 //!
 //! Needs root and the packages that `tests/install-programs` installs; see `tests/libvirt/private-libvirtd`.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use barfit::host::{Program, Version};
 use barfit::plan::{Change, CpuGlobal, MaxPhysAddrValue};
 use barfit::rewrite::{argv, rewrite};
 use barfit::units::PhysBits;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Name and text of every example.
-fn examples() -> BTreeMap<String, String> {
-    let mut examples = BTreeMap::new();
-    for entry in fs::read_dir(root().join("examples")).expect("examples") {
-        let path = entry.expect("directory entry").path();
-        if path.extension().is_some_and(|e| e == "xml") {
-            let name = path.file_stem().expect("file name").to_string_lossy().into_owned();
-            examples.insert(name, fs::read_to_string(&path).expect("example"));
-        }
-    }
-    assert!(examples.len() >= 25, "only {} examples", examples.len());
-    examples
-}
+use common::{answer, examples, host, pairs, root};
 
 /// The same domain for a libvirt without KVM, 1 GiB pages, Ceph's secrets and VFIO: nothing that barfit changes.
 fn for_this_libvirt(text: &str) -> String {
@@ -81,10 +67,10 @@ fn ask_libvirt(test: &str, domains: &BTreeMap<String, String>) -> BTreeMap<Strin
         .output()
         .expect("private-libvirtd runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    domains.keys().map(|name| (name.clone(), answer(&directory.join(name)))).collect()
+    domains.keys().map(|name| (name.clone(), read_answer(&directory.join(name)))).collect()
 }
 
-fn answer(stem: &Path) -> Answer {
+fn read_answer(stem: &Path) -> Answer {
     let read = |extension: &str| -> Option<String> {
         let path = PathBuf::from(format!("{}.{extension}", stem.display()));
         path.exists().then(|| fs::read_to_string(&path).expect("an answer of define-all"))
@@ -138,14 +124,16 @@ fn assert_told(name: &str, argv: &[String], change: &Change) {
     }
 }
 
-/// Makes `changes` in every example, and holds libvirt's answers to what must be true of all.
-fn change_every_example(test: &str, changes: &[Change]) {
+/// Makes changes in domains, and holds libvirt's answers to what must be true of all. A domain is the name of its
+/// case, its text, and the changes.
+fn change(test: &str, cases: &BTreeMap<String, (String, Vec<Change>)>) {
     let mut domains = BTreeMap::new();
-    for (name, text) in examples() {
+    for (name, (text, changes)) in cases {
         let changed = rewrite(text.as_bytes(), changes).unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        domains.insert(name, for_this_libvirt(&String::from_utf8(changed).expect("UTF-8")));
+        domains.insert(name.clone(), for_this_libvirt(&String::from_utf8(changed).expect("UTF-8")));
     }
     for (name, answer) in ask_libvirt(test, &domains) {
+        let changes = &cases[&name].1;
         assert_eq!(answer.refused, None, "{name}: libvirt refuses it");
         // libvirt drops in silence what it does not know. Nothing is missing if there is nothing to change again.
         let again = rewrite(answer.dump.as_bytes(), changes).expect("libvirt's own dump");
@@ -164,6 +152,12 @@ fn change_every_example(test: &str, changes: &[Change]) {
             }
         }
     }
+}
+
+/// The same changes in every example.
+fn change_every_example(test: &str, changes: &[Change]) {
+    let case = |(name, text)| (name, (text, changes.to_vec()));
+    change(test, &examples().into_iter().map(case).collect());
 }
 
 fn bits(bits: u64) -> PhysBits {
@@ -282,4 +276,25 @@ fn both_ways_to_qemu_say_the_same() {
             assert_eq!(values(argv, "-fw_cfg"), Vec::from_iter(*fw_cfg), "{name}");
         }
     }
+}
+
+/// What barfit plans for each example on each host that goes with it. Plans for a newer libvirt than the 9.0 that
+/// answers here may say what it does not know, and stay out.
+#[test]
+fn every_plan_is_taken() {
+    let examples = examples();
+    let mut cases = BTreeMap::new();
+    for (name, host_name) in pairs() {
+        let host = host(&host_name);
+        let libvirt = host.libvirt.as_ref().and_then(Program::number).expect("a version of libvirt");
+        if libvirt > Version(9, 0, 0) {
+            continue;
+        }
+        let changes = answer(&examples[&name], &host).plan.changes;
+        if !changes.is_empty() {
+            cases.insert(format!("{name}-on-{host_name}"), (examples[&name].clone(), changes));
+        }
+    }
+    assert!(cases.len() >= 20, "only {} plans change something", cases.len());
+    change("plans", &cases);
 }

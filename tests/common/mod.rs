@@ -11,12 +11,12 @@ use barfit::guest::Source;
 use barfit::host::HostFacts;
 use barfit::plan::{self, Answer, Policy, Request};
 
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Files in a directory of the project by their stem.
-pub fn files(directory: &str, extension: &str) -> BTreeMap<String, PathBuf> {
+pub(crate) fn files(directory: &str, extension: &str) -> BTreeMap<String, PathBuf> {
     let directory = root().join(directory);
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(&directory).expect("directory") {
@@ -30,20 +30,20 @@ pub fn files(directory: &str, extension: &str) -> BTreeMap<String, PathBuf> {
 }
 
 /// Name and text of every example.
-pub fn examples() -> BTreeMap<String, String> {
+pub(crate) fn examples() -> BTreeMap<String, String> {
     let read = |(name, path)| (name, fs::read_to_string(path).expect("example"));
     files("examples", "xml").into_iter().map(read).collect()
 }
 
 /// The host facts that ship.
-pub fn host(name: &str) -> HostFacts {
-    let path = root().join("examples/hosts").join(name).with_extension("json");
+pub(crate) fn host(name: &str) -> HostFacts {
+    let path = root().join("examples/hosts").join(format!("{name}.json"));
     let text = fs::read_to_string(&path).expect("host file");
     HostFacts::from_json(&text).unwrap_or_else(|error| panic!("{}:{error}", path.display()))
 }
 
 /// The rows of the table in `examples/README.md`: names of domains, and of the hosts that go with them.
-pub fn table() -> Vec<(Vec<String>, Vec<String>)> {
+pub(crate) fn table() -> Vec<(Vec<String>, Vec<String>)> {
     let table = include_str!("../../examples/README.md");
     let rows = table.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
@@ -67,7 +67,7 @@ fn names(cell: &str) -> Vec<String> {
 }
 
 /// Every example with every host that goes with it, by name.
-pub fn pairs() -> BTreeSet<(String, String)> {
+pub(crate) fn pairs() -> BTreeSet<(String, String)> {
     let mut pairs = BTreeSet::new();
     for (domains, hosts) in table() {
         for domain in domains {
@@ -78,7 +78,7 @@ pub fn pairs() -> BTreeSet<(String, String)> {
 }
 
 /// What barfit says of a domain on a host.
-pub fn answer(text: &str, host: &HostFacts) -> Answer {
+pub(crate) fn answer(text: &str, host: &HostFacts) -> Answer {
     plan::answer(&Request {
         domain: &Domain::parse(text.as_bytes()).expect("an example"),
         host,
