@@ -120,7 +120,7 @@ fn libvirt_gives_out_the_same_addresses() {
             continue;
         }
         let (ours, libvirts) = (drawn_file(&input), drawn_file(&normal));
-        if ours != libvirts || parse(&input).memory != parse(&normal).memory {
+        if libvirts.contains('!') || ours != libvirts || parse(&input).memory != parse(&normal).memory {
             writeln!(wrong, "{}\n--- ours\n{ours}--- libvirt\n{libvirts}", input.display())
                 .expect("a string");
         }

@@ -53,6 +53,8 @@ struct Assignment<'d> {
     /// Indices of the controllers that libvirt adds.
     added: BTreeSet<u8>,
     slots: Slots,
+    /// The first pass: libvirt only counts then, and writes no address down.
+    growing: bool,
     /// Place of each of the domain's devices.
     devices: Vec<Option<PciAddress>>,
     /// Place of each controller.
@@ -70,6 +72,7 @@ impl<'d> Assignment<'d> {
             controllers: BTreeMap::new(),
             added: BTreeSet::new(),
             slots: Slots::new(std::iter::empty(), false),
+            growing: false,
             devices: Vec::new(),
             ports: BTreeMap::new(),
             problems: Vec::new(),
@@ -119,6 +122,7 @@ impl<'d> Assignment<'d> {
     fn pass(&mut self, growing: bool) {
         let models = self.controllers.iter().map(|(&index, c)| (usize::from(index), &c.model));
         self.slots = Slots::new(models, growing);
+        self.growing = growing;
         self.devices = vec![None; self.domain.devices.len()];
         self.ports.clear();
 
@@ -239,9 +243,12 @@ impl<'d> Assignment<'d> {
         }
         if self.slots.root_slot_is_free(slot) {
             self.fixed(video, slot, 0);
-        } else {
-            self.devices[video] =
-                self.slots.next(connect(&self.domain.devices[video], self.root_is_express()), None);
+            return;
+        }
+        let at = self.slots.next(connect(&self.domain.devices[video], self.root_is_express()), None);
+        // When it only counts, libvirt forgets this one and counts it again with the other displays.
+        if !self.growing {
+            self.devices[video] = at;
         }
     }
 
@@ -274,16 +281,11 @@ impl<'d> Assignment<'d> {
             self.place_controller(index, needs);
         }
         let is_express = self.root_is_express();
-        let mut order: Vec<usize> = (0..self.domain.devices.len())
-            .filter(|&i| self.devices[i].is_none() && self.domain.devices[i].address.is_none())
-            .filter(|&i| self.domain.devices[i].arg.is_none())
-            .collect();
-        order.sort_by_key(|&i| {
+        let waits = |&i: &usize| {
             let device = &self.domain.devices[i];
-            // libvirt reads interfaces first, also those that are host devices.
-            let is_hostdev = !matches!(device.kind, DeviceKind::Host { form: HostForm::Interface, .. });
-            (device.element, is_hostdev)
-        });
+            self.devices[i].is_none() && device.address.is_none() && device.arg.is_none()
+        };
+        let order: Vec<usize> = libvirt_order(&self.domain.devices).into_iter().filter(waits).collect();
         let mut usb2 = self.usb2_slots();
         for position in order {
             let device = &self.domain.devices[position];
@@ -335,7 +337,9 @@ impl<'d> Assignment<'d> {
             }
             None => {
                 let at = self.slots.next(needs, Some(function));
-                slots.extend(at.map(|at| (index, at)));
+                if !self.growing {
+                    slots.extend(at.map(|at| (index, at)));
+                }
                 at
             }
         }
@@ -433,6 +437,47 @@ impl<'d> Assignment<'d> {
     fn positions(&self, wanted: impl Fn(&Device) -> bool) -> Vec<usize> {
         let devices = self.domain.devices.iter().enumerate();
         devices.filter(|(_, device)| device.arg.is_none() && wanted(device)).map(|(i, _)| i).collect()
+    }
+}
+
+/// Positions of devices in the order in which libvirt goes through them: by kind, and within a kind as it keeps them.
+/// Controllers are kept by type and index, those it adds at the end (`virDomainControllerInsertPreAlloced`); disks by
+/// the number in their name (`virDomainDiskInsert`); interfaces that are host devices before other host devices.
+fn libvirt_order(devices: &[Device]) -> Vec<usize> {
+    // Of each type of controller: its rank, and the last index seen, which one without an index comes after.
+    let mut types: BTreeMap<&str, (usize, u32)> = BTreeMap::new();
+    let mut order: Vec<_> = devices
+        .iter()
+        .enumerate()
+        .map(|(position, device)| {
+            let rank = match (device.element, driver(device)) {
+                (Element::Controller, Some(driver)) if !device.implicit => {
+                    let count = types.len();
+                    let (rank, last) = types.entry(controller_type(driver)).or_insert((count, 0));
+                    let index = device.index.unwrap_or(*last);
+                    *last = index.max(*last);
+                    (*rank, index, driver.starts_with("ich9-usb-uhci"))
+                }
+                (Element::Controller, _) => (usize::MAX, 0, false),
+                (Element::Disk, _) => (0, device.index.unwrap_or(0), false),
+                _ => (0, 0, !matches!(device.kind, DeviceKind::Host { form: HostForm::Interface, .. })),
+            };
+            (device.element, rank, position)
+        })
+        .collect();
+    order.sort_unstable();
+    order.into_iter().map(|(_, _, position)| position).collect()
+}
+
+/// `type=` of the controller that became this device.
+fn controller_type(driver: &str) -> &'static str {
+    match driver {
+        "ich9-ahci" => "sata",
+        "piix3-ide" => "ide",
+        "nvme" => "nvme",
+        _ if driver.starts_with("virtio-serial") => "virtio-serial",
+        _ if driver.contains("usb") || driver.ends_with("hci") => "usb",
+        _ => "scsi",
     }
 }
 

@@ -295,8 +295,11 @@ impl Devices {
     ) -> Result<(), ParseError> {
         let Some(Place { address, multifunction }) = place(reader, node)? else { return Ok(()) };
         let index = reader.number(node, "index", Base::Ten, u64::from(u32::MAX))?;
-        let index =
-            index.filter(|_| element == Element::Controller).and_then(|index| u32::try_from(index).ok());
+        let index = match element {
+            Element::Controller => index.and_then(|index| u32::try_from(index).ok()),
+            Element::Disk => Some(emulated::disk_number(node)),
+            _ => None,
+        };
         self.devices.push(Device {
             kind,
             address,

@@ -286,7 +286,7 @@ pub struct Device {
     pub line: u32,
     /// Which element it stands in: libvirt gives addresses out in the order of these, not of the text.
     pub element: Element,
-    /// `index=` of a `<controller>`.
+    /// `index=` of a `<controller>`; of a `<disk>` the number in its name (`vda` is 0).
     pub index: Option<u32>,
     /// Not written: libvirt adds it when the domain is defined.
     pub implicit: bool,
