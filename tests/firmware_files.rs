@@ -1,5 +1,5 @@
 //! Firmware detection against the real files: those of this machine, and those of other Debian releases that
-//! `tests/fetch-firmware` keeps in `.cache/firmware`. Backports included: Debian 2025.02 has `X-PciMmio64Mb` as an exact
+//! `tests/firmware/fetch` keeps in `.cache/firmware`. Backports included: Debian 2025.02 has `X-PciMmio64Mb` as an exact
 //! size although upstream's tag has not, and its code says so.
 
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ fn ovmf(files: &[FirmwareFile]) -> impl Iterator<Item = &FirmwareFile> {
 fn every_file_of_a_release_is_of_its_era() {
     for (release, era, overrides, seabios) in RELEASES {
         let root = cache().join(release);
-        assert!(root.is_dir(), "{} is missing: run tests/fetch-firmware", root.display());
+        assert!(root.is_dir(), "{} is missing: run tests/firmware/fetch", root.display());
         let (files, notes) = Host::at(&root).firmware_files(Depth::Image);
         assert_eq!(notes, Vec::<String>::new(), "{release}");
         assert!(ovmf(&files).count() >= 6, "{release}: {files:#?}");
