@@ -1,5 +1,7 @@
 //! barfit, the command.
 
+mod multicall;
+
 use std::process::ExitCode;
 
 use barfit::prove::command;
@@ -13,6 +15,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = multicall::by_name() {
+        return code;
+    }
     let Command::Prove(arguments) = Command::parse();
     match command::run(&arguments, &mut std::io::stdout(), &mut std::io::stderr()) {
         Ok(true) => ExitCode::SUCCESS,

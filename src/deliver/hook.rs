@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::fault;
 use super::journal::{self, Priority};
 use super::plan_file::{self, PlanFile, Plans, write_atomically};
 use super::shim;
@@ -58,6 +59,7 @@ pub fn run(root: &Path, arguments: &[OsString], input: impl Read + Send + 'stati
     let text = |at: usize| arguments.get(at).map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
     let (name, operation) = (text(0), text(1));
     if !matches!(operation.as_str(), "prepare" | "started" | "release" | "restore") {
+        fault::inject(root, &operation);
         return Reply::default();
     }
     let (send, receive) = mpsc::channel();
@@ -67,6 +69,7 @@ pub fn run(root: &Path, arguments: &[OsString], input: impl Read + Send + 'stati
         let mut xml = Vec::new();
         // A daemon that dies half-way leaves a half document, which then does not parse.
         let _ = input.take(LARGEST_XML + 1).read_to_end(&mut xml);
+        fault::inject(&at, &of);
         let hook = Hook { root: &at, name: &about };
         let reply = match of.as_str() {
             "prepare" => hook.prepare(&xml),

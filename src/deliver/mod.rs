@@ -5,6 +5,7 @@
 //! plan a guest in `/run/barfit/plans`, written by root, bound to the guest's UUID, this boot and the last minutes.
 //! Whatever goes wrong here, the guest is no worse off than without barfit; only `strict` refuses a start.
 
+mod fault;
 pub mod hook;
 pub mod journal;
 pub mod plan_file;

@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::fault;
 use super::plan_file::{self, Plans};
 use crate::rewrite;
 
@@ -50,16 +51,18 @@ pub struct Launch {
 /// # Errors
 /// The real emulator is not there; the text says where it was looked for.
 pub fn launch(root: &Path, name: &OsStr, arguments: Vec<OsString>) -> Result<Launch, String> {
-    let program = real_emulator(root, name)?;
-    let untouched = |arguments, message| Ok(Launch { program: program.clone(), arguments, message });
-    let Some(uuid) = guest_uuid(&arguments) else { return untouched(arguments, None) };
+    let as_given = untouched(root, name, arguments)?;
+    let Some(uuid) = guest_uuid(&as_given.arguments) else { return Ok(as_given) };
+    fault::inject(root, "shim");
     let plan = match Plans::at(root).read(&uuid, &plan_file::boot_id(root), plan_file::now()) {
         Ok(Some(plan)) => plan,
-        Ok(None) => return untouched(arguments, None),
+        Ok(None) => return Ok(as_given),
         Err(error) => {
-            return untouched(arguments, Some(format!("barfit: {error}; the guest starts without barfit")));
+            let message = format!("barfit: {error}; the guest starts without barfit");
+            return Ok(Launch { message: Some(message), ..as_given });
         }
     };
+    let Launch { program, arguments, .. } = as_given;
     let mut argv = Vec::with_capacity(arguments.len() + 1);
     argv.push(program.clone().into_os_string());
     argv.extend(arguments);
@@ -70,6 +73,14 @@ pub fn launch(root: &Path, name: &OsStr, arguments: Vec<OsString>) -> Result<Lau
     });
     changed.remove(0);
     Ok(Launch { program, arguments: changed, message })
+}
+
+/// The real emulator with the arguments as they are.
+///
+/// # Errors
+/// Those of [`launch`].
+pub fn untouched(root: &Path, name: &OsStr, arguments: Vec<OsString>) -> Result<Launch, String> {
+    Ok(Launch { program: real_emulator(root, name)?, arguments, message: None })
 }
 
 /// The UUID of the guest that these arguments start; `None` for a probe, `-version`, or a guest without one.
