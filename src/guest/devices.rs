@@ -140,13 +140,14 @@ impl Sources<'_> {
                     Confidence::Medium => (Finding::note, "reported, but not by a listing of this very device"),
                     Confidence::Low => (Finding::warning, "inferred, never seen printed"),
                 };
-                findings.push(level(
-                    Code::BarsFromCatalogue,
-                    format!(
-                        "{}: BAR sizes of {} are the catalogue's ({sure}); `barfit host` on the hypervisor gives the real ones",
-                        device.place(), device.name
-                    ),
-                ));
+                let text = format!(
+                    "BAR sizes of {} are the catalogue's ({sure}); `barfit host` on the hypervisor gives the real ones",
+                    device.name
+                );
+                // Eight GPUs of a kind are one statement.
+                if !findings.iter().any(|finding| finding.text == text) {
+                    findings.push(level(Code::BarsFromCatalogue, text));
+                }
             }
             (Some(Source::Assumed), Some(entry)) => findings.push(Finding::warning(
                 Code::BarsAssumed,
