@@ -138,6 +138,8 @@ codes! {
     AddressesAssumed = "ADDRESSES_ASSUMED",
     /// A guest PCI address that libvirt or QEMU refuses.
     AddressInvalid = "ADDRESS_INVALID",
+    /// None of the domain's host devices is in this machine.
+    NotTheHypervisor = "NOT_THE_HYPERVISOR",
     /// Not an x86 PC.
     NotSupported = "NOT_SUPPORTED",
     /// Everything is placed; nothing needs to change.

@@ -8,14 +8,15 @@
 pub mod units;
 
 pub mod catalogue;
+pub mod cli;
 pub mod deliver;
 pub mod domain;
 pub mod finding;
+pub mod flavor;
 pub mod guest;
 pub mod host;
 pub mod layout;
 pub mod plan;
+pub mod prove;
 pub mod report;
 pub mod rewrite;
-
-pub mod prove;

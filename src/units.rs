@@ -61,10 +61,12 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// A number of bytes for people, to one decimal in the largest unit: `896.1 GiB`, `1 TiB`. Exact where it can be.
+/// A number of bytes for people, to one decimal: `896.1 GiB`, `1 TiB`. Exact where it can be; TiB only where whole,
+/// for a tenth of a TiB is more than a GPU's BAR.
 pub fn approximate(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
-    let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| bytes >= *unit) else {
+    let fits = |unit: u64| bytes >= unit && (unit < TIB || bytes.is_multiple_of(unit));
+    let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| fits(*unit)) else {
         return format!("{bytes} B");
     };
     // Tenths, rounded up: what is needed must not look smaller than it is.
@@ -300,6 +302,19 @@ pub enum BarKind {
     Mem64Prefetchable,
 }
 
+/// As in JSON.
+impl fmt::Display for BarKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            BarKind::Io => "io",
+            BarKind::Mem32 => "mem32",
+            BarKind::Mem32Prefetchable => "mem32-prefetchable",
+            BarKind::Mem64 => "mem64",
+            BarKind::Mem64Prefetchable => "mem64-prefetchable",
+        })
+    }
+}
+
 /// One base address register of a PCI function. An expansion ROM is index 6 (as in sysfs) and `mem32`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -329,6 +344,20 @@ mod tests {
             (1536 * GIB, "1536 GiB"),
         ] {
             assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn approximations_never_look_smaller() {
+        for (bytes, text) in [
+            (512, "512 B"),
+            (128 * GIB + 48 * MIB, "128.1 GiB"),
+            (TIB, "1 TiB"),
+            (TIB + 48 * MIB, "1024.1 GiB"),
+            (3 * TIB / 2, "1536 GiB"),
+            (8 * TIB, "8 TiB"),
+        ] {
+            assert_eq!(approximate(bytes), text);
         }
     }
 

@@ -17,16 +17,16 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::fault;
+use super::here;
 use super::journal::{self, Priority};
 use super::plan_file::{self, PlanFile, Plans, write_atomically};
 use super::shim;
 use super::starts::{self, Start};
-use crate::domain::{DeviceKind, Domain, FirmwareRequest, MachineFamily};
+use crate::domain::Domain;
 use crate::guest::Source;
-use crate::host::{Depth, FirmwareFile, Host, HostFacts, Program, Wanted};
+use crate::host::{Host, HostFacts};
 use crate::plan::{Answer, Change, Mode, Policy, Request, Verdict, answer};
 use crate::rewrite;
-use crate::units::PciAddress;
 
 /// What to tell libvirt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,12 +37,6 @@ pub struct Reply {
     pub message: Option<String>,
 }
 
-/// The host's facts by hand: where this file exists, what it says wins over what the machine says.
-pub const HOST_FILE: &str = "etc/barfit/host.json";
-/// The policy, and the folder of its drop-ins.
-pub const POLICY: &str = "etc/barfit/barfit.toml";
-/// Drop-ins of the policy, `*.toml` in the order of their names.
-pub const POLICY_FOLDER: &str = "etc/barfit/barfit.d";
 /// What each guest was started with, kept over reboots for the guests that are saved and restored.
 pub const APPLIED: &str = "var/lib/barfit/applied";
 /// Guests whose `restore` has begun.
@@ -126,11 +120,11 @@ impl Hook<'_> {
         }
         let policy = self.policy();
         let nothing = Policy::default();
-        let facts = self.facts(&domain);
+        let (host, host_is) = self.facts(&domain);
         let request = Request {
             domain: &domain,
-            host: &facts.host,
-            host_is: facts.source,
+            host: &host,
+            host_is,
             policy: policy.as_ref().unwrap_or(&nothing),
             firmware: None,
             assume_gpu: None,
@@ -338,69 +332,22 @@ impl Hook<'_> {
 
     /// The policy; `None` when a file of it cannot be used.
     fn policy(&self) -> Option<Policy> {
-        let mut files = vec![self.root.join(POLICY)];
-        let mut more: Vec<_> = fs::read_dir(self.root.join(POLICY_FOLDER))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-            .collect();
-        more.sort();
-        files.append(&mut more);
-        let mut policy = Policy::default();
-        for path in files {
-            let text = match fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    self.policy_is_broken(&format!("{}: {error}", path.display()));
-                    return None;
-                }
-            };
-            if let Err(error) = policy.add(&text) {
-                self.policy_is_broken(&format!("{}:{error}", path.display()));
-                return None;
-            }
-        }
-        Some(policy)
-    }
-
-    fn policy_is_broken(&self, why: &str) {
-        let text = format!("{}: the policy cannot be used, so barfit only observes: {why}", self.name);
-        self.log(Priority::Error, "prepare", &text, None);
-    }
-
-    /// What has to be known of this host for this domain, and nothing else.
-    fn facts(&self, domain: &Domain) -> Facts {
-        let machine = Host::at(self.root);
-        let given = fs::read_to_string(self.root.join(HOST_FILE));
-        let given = match given.as_deref().map(HostFacts::from_json) {
-            Ok(Ok(facts)) => Some(facts),
-            Ok(Err(error)) => {
-                let text = format!("{}: /{HOST_FILE} is left out: {error}", self.name);
+        here::policy(self.root)
+            .inspect_err(|why| {
+                let text =
+                    format!("{}: the policy cannot be used, so barfit only observes: {why}", self.name);
                 self.log(Priority::Error, "prepare", &text, None);
-                None
-            }
-            Err(_) => None,
-        };
-        let source = if given.is_some() { Source::HostFile } else { Source::Sysfs };
-        let mut host = given.unwrap_or_default();
-        let addresses: Vec<PciAddress> = host_devices(domain).collect();
-        let program = |version: crate::host::Version| Program { version: version.to_string() };
-        host.cpu = host.cpu.or_else(|| Some(machine.cpu()));
-        host.iommu_bits = host.iommu_bits.or_else(|| machine.iommu_bits(&addresses));
-        host.qemu = host.qemu.or_else(|| machine.qemu_version().map(|found| program(found.version)));
-        host.libvirt = host.libvirt.or_else(|| machine.libvirt_version().map(|found| program(found.version)));
-        for address in addresses {
-            if !host.pci.iter().any(|function| function.address == address) {
-                host.pci.extend(machine.pci_function(address));
-            }
-        }
-        if host.firmware.is_empty() {
-            host.firmware.extend(firmware(&machine, domain));
-        }
-        Facts { host, source }
+            })
+            .ok()
+    }
+
+    fn facts(&self, domain: &Domain) -> (HostFacts, Source) {
+        let given = here::host_file(self.root).unwrap_or_else(|why| {
+            let text = format!("{}: the host file is left out: {why}", self.name);
+            self.log(Priority::Error, "prepare", &text, None);
+            None
+        });
+        here::facts(&Host::at(self.root), domain, given)
     }
 
     fn log(&self, priority: Priority, operation: &str, text: &str, uuid: Option<&str>) {
@@ -411,42 +358,6 @@ impl Hook<'_> {
         ];
         // Standard error of a hook that succeeds goes nowhere; there is no third place to say it.
         let _ = journal::send(self.root, priority, text, &fields);
-    }
-}
-
-struct Facts {
-    host: HostFacts,
-    source: Source,
-}
-
-fn host_devices(domain: &Domain) -> impl Iterator<Item = PciAddress> {
-    domain.devices.iter().filter_map(|device| match &device.kind {
-        DeviceKind::Host { host, .. } => Some(*host),
-        DeviceKind::Emulated { .. } => None,
-    })
-}
-
-/// The guest's firmware file, by its package where that is known: reading an image takes far longer.
-fn firmware(machine: &Host, domain: &Domain) -> Option<FirmwareFile> {
-    let probe = |path: &Path| {
-        machine.firmware_file(path, Depth::Package).or_else(|| machine.firmware_file(path, Depth::Image))
-    };
-    let picked = || {
-        machine.firmware_for(&Wanted {
-            machine: domain.machine.as_deref().unwrap_or("pc"),
-            launch_security: domain.launch_security.as_deref(),
-            ..Wanted::default()
-        })
-    };
-    match &domain.firmware {
-        FirmwareRequest::Pflash(path)
-        | FirmwareRequest::Rom(path)
-        | FirmwareRequest::AutoEfi { loader: Some(path) } => probe(path),
-        FirmwareRequest::AutoEfi { loader: None } => probe(&picked()?.path),
-        FirmwareRequest::AutoBios | FirmwareRequest::Default => (domain.family() != MachineFamily::Other)
-            .then(|| machine.firmware_files(Depth::Package).0)?
-            .into_iter()
-            .find(|file| file.kind == crate::host::FirmwareKind::Seabios),
     }
 }
 

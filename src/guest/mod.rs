@@ -87,6 +87,16 @@ pub fn assemble(domain: &Domain, host: &HostFacts, options: &Options<'_>) -> Ass
 
     let chipset = machine.map_or(Chipset::Q35, |m| m.rules.chipset);
     let bus = bus::build(domain, chipset, host, options, &mut findings, &mut unknown);
+    let strange = |device: &HostDevice| {
+        device.host.is_some_and(|address| !host.pci.iter().any(|function| function.address == address))
+    };
+    if options.host_is == Source::Sysfs && !bus.devices.is_empty() && bus.devices.iter().all(strange) {
+        findings.push(Finding::warning(
+            Code::NotTheHypervisor,
+            "none of the domain's host devices is in this machine, so its CPU, IOMMU and firmware are hardly those \
+             that count; give --host FILE with a snapshot taken by `barfit host` on the hypervisor",
+        ));
+    }
     for unresolved in &domain.unresolved {
         let text = format!("line {}: {}", unresolved.line, unresolved.what);
         if unresolved.certain {

@@ -64,22 +64,28 @@ fn as_found(case: &Case<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
+/// One finding for all devices that fare alike.
 fn unplaced(case: &Case<'_>, layout: &Layout, findings: &mut Vec<Finding>) {
-    for device in &case.assembled.devices {
-        let code = match placement(layout, device.id, case.limit) {
+    let passed = case.assembled.devices.iter();
+    let passed = passed.map(|device| (device.id, device.gpu, device.name.as_str(), device.place()));
+    let emulated = case.assembled.emulated.iter();
+    let emulated = emulated.map(|(id, driver)| (*id, false, driver.as_str(), "emulated".to_owned()));
+    let mut groups: Vec<(Code, &str, String, Vec<String>)> = Vec::new();
+    for (id, gpu, name, place) in passed.chain(emulated) {
+        let code = match placement(layout, id, case.limit) {
             Placement::Placed => continue,
-            Placement::Partly if device.gpu => Code::GpuPartlyPlaced,
-            Placement::Unplaced if device.gpu => Code::GpuUnplaced,
+            Placement::Partly if gpu => Code::GpuPartlyPlaced,
+            Placement::Unplaced if gpu => Code::GpuUnplaced,
             _ => Code::DeviceUnplaced,
         };
-        let why = why_unplaced(case, layout, device.id);
-        findings.push(Finding::error(code, format!("{} {}: {why}", device.place(), device.name)));
-    }
-    for (id, driver) in &case.assembled.emulated {
-        if placement(layout, *id, case.limit) != Placement::Placed {
-            let why = why_unplaced(case, layout, *id);
-            findings.push(Finding::error(Code::DeviceUnplaced, format!("emulated {driver}: {why}")));
+        let why = why_unplaced(case, layout, id);
+        match groups.iter_mut().find(|(c, n, w, _)| (*c, *n, w) == (code, name, &why)) {
+            Some((.., places)) => places.push(place),
+            None => groups.push((code, name, why, vec![place])),
         }
+    }
+    for (code, name, why, places) in groups {
+        findings.push(Finding::error(code, format!("{} ({name}): {why}", places.join(", "))));
     }
 }
 

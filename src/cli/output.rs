@@ -1,0 +1,113 @@
+//! What a verb has to say, and the terminal that it is said to.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+
+use super::arguments::Colour;
+use crate::report::Paint;
+
+/// The whole output of a verb.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Output {
+    /// For standard output.
+    pub(super) stdout: Vec<u8>,
+    /// For standard error, a line each: what the reader of the output should know.
+    pub(super) notes: Vec<String>,
+    /// The answer is no.
+    pub(super) no: bool,
+}
+
+impl Output {
+    /// An output that is fine.
+    pub(super) fn text(text: impl Into<Vec<u8>>) -> Output {
+        Output { stdout: text.into(), notes: Vec::new(), no: false }
+    }
+}
+
+/// Why there is no output: one message for each thing that is wrong.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    messages: Vec<String>,
+    status: u8,
+}
+
+impl Failure {
+    /// Usage, input, or a command that failed.
+    pub(super) fn new(message: impl Display) -> Failure {
+        Failure { messages: vec![message.to_string()], status: 2 }
+    }
+
+    /// The answer is no, and so nothing may be printed.
+    pub(super) fn refusal(message: impl Display) -> Failure {
+        Failure { status: 1, ..Failure::new(message) }
+    }
+
+    /// All of them together.
+    pub(super) fn all(failures: Vec<Failure>) -> Failure {
+        Failure { messages: failures.into_iter().flat_map(|failure| failure.messages).collect(), status: 2 }
+    }
+}
+
+/// JSON that cannot be written is a defect, and said like any failure.
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Failure {
+        Failure::new(format!("the answer cannot be written as JSON: {error}"))
+    }
+}
+
+/// Where output goes, and whether it is coloured.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Terminal {
+    colour: bool,
+}
+
+impl Terminal {
+    pub(super) fn new() -> Terminal {
+        Terminal { colour: false }
+    }
+
+    /// `auto` is a terminal, and <https://no-color.org>.
+    pub(super) fn with_colour(self, colour: Colour) -> Terminal {
+        let colour = match colour {
+            Colour::Always => true,
+            Colour::Never => false,
+            Colour::Auto => {
+                let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+                !unwanted && !dumb && io::stdout().is_terminal()
+            }
+        };
+        Terminal { colour }
+    }
+
+    pub(super) fn paint(self) -> Paint {
+        Paint(self.colour)
+    }
+
+    /// Prints an output. A reader that has gone away (`barfit … | head`) has read enough.
+    pub(super) fn show(self, output: &Output) -> ExitCode {
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(&output.stdout).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                return self.fail(&Failure::new(format!("standard output: {error}")));
+            }
+            _ => {}
+        }
+        for note in &output.notes {
+            say(note);
+        }
+        ExitCode::from(u8::from(output.no))
+    }
+
+    /// Says what is wrong.
+    pub(super) fn fail(self, failure: &Failure) -> ExitCode {
+        failure.messages.iter().for_each(|message| say(message));
+        ExitCode::from(failure.status)
+    }
+}
+
+fn say(message: &str) {
+    // Where standard error cannot be written to there is no place left to say so.
+    let _ = writeln!(io::stderr().lock(), "barfit: {message}");
+}
