@@ -7,6 +7,8 @@
 //! `mem64_through_pref64`. SR-IOV and resizable BARs are not looked at: QEMU hides both from passed-through
 //! devices.
 
+use std::ops::Range;
+
 use super::host_bridge::{Kind, PerKind, Request};
 use super::{Bridge, BridgeKind, Function, PlacedBar, Role};
 use crate::units::{Addr, Bar, BarKind, KIB, MIB, align_up};
@@ -36,21 +38,35 @@ pub(super) struct PackRules {
 #[derive(Debug)]
 struct Dev<'a> {
     function: &'a Function,
+    /// The bridge it is behind.
+    parent: Option<usize>,
     /// One past the last function behind it.
     end: usize,
-    /// Its first BAR in the list of all BARs.
-    first_bar: usize,
+    /// Its BARs: nodes.
+    bars: Range<usize>,
+    /// Of a bridge, the first of its [`GROUP`] nodes.
+    group: Option<usize>,
     /// Behind the root bus 0 without a bridge in between.
     on_bus_0: bool,
-    padding: Option<Padding>,
+    /// It was given up; of a bridge, its padding was.
     rejected: bool,
+    /// Something behind it has changed since its windows were built.
+    stale: bool,
 }
 
-impl Dev<'_> {
-    fn is_bridge(&self) -> bool {
-        matches!(self.function.role, Role::Bridge(_))
-    }
+/// A root bus.
+#[derive(Clone, Debug)]
+struct Root {
+    /// Functions on it and behind.
+    devs: Range<usize>,
+    /// The first of its [`GROUP`] nodes; in the place of padding, one for expansion ROMs.
+    group: usize,
 }
+
+/// Nodes of a bus: a window of each type, then padding of each type.
+const GROUP: usize = 10;
+/// Distance from a window to its padding.
+const TO_PADDING: usize = 5;
 
 /// What a node of a resource tree stands for.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -67,27 +83,30 @@ enum What {
 
 #[derive(Debug)]
 struct Node {
-    dev: usize,
+    /// Whose it is; `None`: a root bus's.
+    dev: Option<usize>,
     what: What,
+    kind: Kind,
     len: u64,
     /// Alignment minus one.
     mask: u64,
+    /// From the start of the window it lies in.
     offset: u64,
+    /// What lies in it, back to front.
     children: Vec<usize>,
 }
 
-/// All functions of a guest, and the resource trees of the current attempt.
+/// All functions of a guest, and the resource trees of the current attempt. A node is made once; an attempt
+/// builds anew only the windows that the last rejection changed.
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
     devs: Vec<Dev<'a>>,
     /// All BARs but expansion ROMs, none placed.
     bars: Vec<PlacedBar>,
-    /// Functions on each root bus: ranges of `devs`, main bus first, then expander buses by number.
-    roots: Vec<std::ops::Range<usize>>,
+    /// Main bus first, then expander buses by number.
+    roots: Vec<Root>,
     rules: PackRules,
     nodes: Vec<Node>,
-    /// Windows of each root bus.
-    tops: Vec<PerKind<usize>>,
     /// Root windows by type in the driver's order.
     pools: PerKind<Vec<usize>>,
 }
@@ -105,52 +124,79 @@ impl<'a> Tree<'a> {
             roots: Vec::new(),
             rules,
             nodes: Vec::new(),
-            tops: Vec::new(),
             pools: Default::default(),
         };
-        tree.flatten(bus, true, &padding);
-        tree.roots.push(0..tree.devs.len());
+        tree.add_root(bus, true, &padding);
         let mut expanders: Vec<(u8, &Bridge)> =
             bus.iter().filter_map(|f| Some((expander(f)?, bridge(f)?))).collect();
         expanders.sort_by_key(|(bus_nr, _)| *bus_nr);
         for (_, expander) in expanders {
             // An empty expander bus is not found.
             if !expander.children.is_empty() {
-                let start = tree.devs.len();
-                tree.flatten(&expander.children, false, &padding);
-                tree.roots.push(start..tree.devs.len());
+                tree.add_root(&expander.children, false, &padding);
             }
         }
         tree
     }
 
-    fn flatten(&mut self, functions: &'a [Function], on_bus_0: bool, padding: &impl Fn(&Bridge) -> Padding) {
+    fn add_root(&mut self, bus: &'a [Function], on_bus_0: bool, padding: &impl Fn(&Bridge) -> Padding) {
+        let start = self.devs.len();
+        self.flatten(bus, None, on_bus_0, padding);
+        let group = self.add_group(None, Padding::default());
+        self.nodes[group + TO_PADDING].what = What::Rom;
+        self.roots.push(Root { devs: start..self.devs.len(), group });
+    }
+
+    fn flatten(
+        &mut self,
+        functions: &'a [Function],
+        parent: Option<usize>,
+        on_bus_0: bool,
+        padding: &impl Fn(&Bridge) -> Padding,
+    ) {
         for function in functions {
             let at = self.devs.len();
-            let behind = bridge(function).filter(|_| expander(function).is_none());
-            let padding_here =
-                behind.filter(|b| b.hotplug).map(padding).filter(|p| p.iter().any(|len| *len != 0));
-            let first_bar = self.bars.len();
-            self.bars.extend(function.bars.iter().filter(|bar| bar.index != ROM).map(|bar| PlacedBar {
-                function: function.id,
-                bar: *bar,
-                address: None,
-                reachable: false,
-                rescued: false,
-            }));
-            self.devs.push(Dev {
-                function,
-                end: 0,
-                first_bar,
-                on_bus_0,
-                padding: padding_here,
-                rejected: false,
-            });
-            if let Some(bridge) = behind {
-                self.flatten(&bridge.children, false, padding);
+            let first = self.nodes.len();
+            for bar in function.bars.iter().filter(|bar| bar.index != ROM) {
+                let (kind, len, mask) = demand(bar);
+                self.add_node(Some(at), What::Bar(self.bars.len()), kind, len, mask);
+                self.bars.push(PlacedBar {
+                    function: function.id,
+                    bar: *bar,
+                    address: None,
+                    reachable: false,
+                    rescued: false,
+                });
             }
-            self.devs[at].end = self.devs.len();
+            let bars = first..self.nodes.len();
+            let behind = bridge(function).filter(|_| expander(function).is_none());
+            let group = behind.map(|bridge| {
+                let padding = if bridge.hotplug { padding(bridge) } else { Padding::default() };
+                self.add_group(Some(at), padding)
+            });
+            let (rejected, stale) = (false, true);
+            self.devs.push(Dev { function, parent, end: at + 1, bars, group, on_bus_0, rejected, stale });
+            if let Some(bridge) = behind {
+                self.flatten(&bridge.children, Some(at), false, padding);
+                self.devs[at].end = self.devs.len();
+            }
         }
+    }
+
+    /// Adds the nodes of a bus and returns the first.
+    fn add_group(&mut self, dev: Option<usize>, padding: Padding) -> usize {
+        let group = self.nodes.len();
+        for kind in Kind::ALL {
+            self.add_node(dev, What::Window, kind, 0, 0);
+        }
+        for (kind, len) in Kind::ALL.into_iter().zip(padding) {
+            self.add_node(dev, What::Padding, kind, len, len.saturating_sub(1));
+        }
+        group
+    }
+
+    fn add_node(&mut self, dev: Option<usize>, what: What, kind: Kind, len: u64, mask: u64) {
+        self.nodes.push(Node { dev, what, kind, len, mask, offset: 0, children: Vec::new() });
     }
 
     /// Number of root buses.
@@ -160,48 +206,41 @@ impl<'a> Tree<'a> {
 
     /// Builds the resource trees and says what each root bus asks for.
     pub(super) fn requests(&mut self) -> Vec<PerKind<Option<Request>>> {
-        self.nodes.clear();
-        self.tops.clear();
-        self.pools = Default::default();
+        let mut pools: PerKind<Vec<usize>> = Default::default();
         let mut requests = Vec::with_capacity(self.roots.len());
-        for root in self.roots.clone() {
-            let mut lists: PerKind<Vec<usize>> = Default::default();
-            if let Some(size) = self.largest_rom(root.clone()) {
-                let rom = self.node(usize::MAX, What::Rom, size, size - 1);
-                lists[Kind::Mem32 as usize].push(rom);
-            }
-            let top = self.window(usize::MAX, root, lists, None);
-            for (pool, node) in Kind::ALL.into_iter().zip(top) {
-                let list = std::mem::take(&mut self.pools[pool as usize]);
-                self.pools[pool as usize] = self.inserted(list, node);
-            }
-            self.tops.push(top);
-            requests.push(top.map(|node| {
-                let node = &self.nodes[node];
-                (node.len != 0).then_some(Request { len: node.len, mask: node.mask })
+        for Root { devs, group } in self.roots.clone() {
+            let rom = self.largest_rom(devs.clone());
+            let node = &mut self.nodes[group + TO_PADDING];
+            (node.kind, node.len, node.mask) = (Kind::Mem32, rom, rom.saturating_sub(1));
+            self.build(group, devs, None);
+            requests.push(std::array::from_fn(|kind| {
+                self.insert(&mut pools[kind], group + kind);
+                let Node { len, mask, .. } = self.nodes[group + kind];
+                (len != 0).then_some(Request { len, mask })
             }));
         }
+        self.pools = pools;
         requests
     }
 
     /// Gives up the largest consumer of each type that was not satisfied. `false` when nobody can be given up.
     pub(super) fn give_up(&mut self, unsatisfied: PerKind<bool>) -> bool {
-        let mut removed: Vec<usize> = Vec::new();
+        let mut given_up = false;
         for kind in Kind::ALL.into_iter().filter(|kind| unsatisfied[*kind as usize]) {
-            let Some(node) = self.largest(&self.pools[kind as usize]) else { continue };
-            let dev = self.nodes[node].dev;
-            if removed.contains(&dev) {
+            let Some(dev) = self.largest(&self.pools[kind as usize]).and_then(|node| self.nodes[node].dev)
+            else {
                 continue;
+            };
+            // A bridge loses its padding, a device everything; one of several types may have done it already.
+            given_up |= !self.devs[dev].rejected;
+            self.devs[dev].rejected = true;
+            let mut above = Some(dev);
+            while let Some(at) = above {
+                self.devs[at].stale = true;
+                above = self.devs[at].parent;
             }
-            // A bridge loses its padding, a device everything.
-            if self.devs[dev].is_bridge() {
-                self.devs[dev].padding = None;
-            } else {
-                self.devs[dev].rejected = true;
-            }
-            removed.push(dev);
         }
-        !removed.is_empty()
+        given_up
     }
 
     /// All BARs: depth first, what is on expander buses last. None has an address.
@@ -212,10 +251,10 @@ impl<'a> Tree<'a> {
     /// All BARs with their addresses, given where each root bus's types begin.
     pub(super) fn placed(mut self, bases: impl Fn(usize) -> PerKind<Option<u64>>) -> Vec<PlacedBar> {
         let mut bars = std::mem::take(&mut self.bars);
-        for (root, top) in self.tops.iter().enumerate() {
-            for (node, base) in top.iter().zip(bases(root)) {
+        for (at, root) in self.roots.iter().enumerate() {
+            for (node, base) in (root.group..).zip(bases(at)) {
                 if let Some(base) = base {
-                    self.place(*node, base, &mut bars);
+                    self.place(node, base, &mut bars);
                 }
             }
         }
@@ -234,53 +273,52 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Builds the windows of a bus: of a bridge, or of a root bus (`dev` is then `usize::MAX`).
-    fn window(
-        &mut self,
-        dev: usize,
-        bus: std::ops::Range<usize>,
-        mut lists: PerKind<Vec<usize>>,
-        padding: Option<Padding>,
-    ) -> PerKind<usize> {
+    /// Builds the windows of a bus: of a bridge, or (`None`) of a root bus.
+    fn build(&mut self, group: usize, bus: Range<usize>, bridge: Option<usize>) {
+        let mut lists: PerKind<Vec<usize>> =
+            std::array::from_fn(|kind| std::mem::take(&mut self.nodes[group + kind].children));
+        lists.iter_mut().for_each(Vec::clear);
+        let padding = group + TO_PADDING..group + GROUP;
+        if bridge.is_none() {
+            self.insert_all(&mut lists, padding.clone());
+        }
         let mut at = bus.start;
         while at < bus.end {
-            let end = self.devs[at].end;
-            if !self.devs[at].rejected {
-                self.add(at, &mut lists);
-            }
-            at = end;
+            self.add(at, &mut lists);
+            at = self.devs[at].end;
         }
-        for (kind, len) in Kind::ALL.into_iter().zip(padding.unwrap_or_default()) {
-            if len != 0 {
-                let node = self.node(dev, What::Padding, len, len - 1);
-                self.insert(&mut lists[kind as usize], node);
-            }
+        if bridge.is_some_and(|at| !self.devs[at].rejected) {
+            self.insert_all(&mut lists, padding);
         }
-        self.degrade(dev == usize::MAX, &mut lists);
-        let mut windows = [0; 5];
-        for (kind, list) in Kind::ALL.into_iter().zip(lists) {
-            windows[kind as usize] = self.aperture(dev, kind, list);
+        self.degrade(bridge.is_none(), &mut lists);
+        for (window, list) in (group..).zip(lists) {
+            self.lay_out(window, list);
         }
-        windows
     }
 
     /// Adds a function's BARs and, of a bridge, its windows.
     fn add(&mut self, at: usize, lists: &mut PerKind<Vec<usize>>) {
-        let function = self.devs[at].function;
-        let bars = function.bars.iter().filter(|bar| bar.index != ROM);
-        for (number, bar) in (self.devs[at].first_bar..).zip(bars) {
-            if let Some((kind, len, mask)) = demand(bar) {
-                let node = self.node(at, What::Bar(number), len, mask);
-                self.insert(&mut lists[kind as usize], node);
-            }
+        let dev = &mut self.devs[at];
+        let (bars, group, behind) = (dev.bars.clone(), dev.group, at + 1..dev.end);
+        if dev.rejected && group.is_none() {
+            return;
         }
-        if self.devs[at].is_bridge() && expander(function).is_none() {
-            let windows =
-                self.window(at, at + 1..self.devs[at].end, Default::default(), self.devs[at].padding);
-            for (list, node) in lists.iter_mut().zip(windows) {
-                if self.nodes[node].len != 0 {
-                    self.insert(list, node);
-                }
+        let stale = std::mem::take(&mut dev.stale);
+        self.insert_all(lists, bars);
+        if let Some(group) = group {
+            if stale {
+                self.build(group, behind, Some(at));
+            }
+            self.insert_all(lists, group..group + TO_PADDING);
+        }
+    }
+
+    /// Inserts those nodes that ask for anything.
+    fn insert_all(&self, lists: &mut PerKind<Vec<usize>>, nodes: Range<usize>) {
+        for at in nodes {
+            let Node { kind, len, .. } = self.nodes[at];
+            if len != 0 {
+                self.insert(&mut lists[kind as usize], at);
             }
         }
     }
@@ -305,18 +343,19 @@ impl<'a> Tree<'a> {
 
     /// Moves the nodes of one list into another, first to last.
     fn merge(&self, lists: &mut PerKind<Vec<usize>>, to: Kind, from: Kind) {
-        for node in std::mem::take(&mut lists[from as usize]) {
+        for node in std::mem::take(&mut lists[from as usize]).into_iter().rev() {
             self.insert(&mut lists[to as usize], node);
         }
     }
 
-    /// Lays the list out and makes the window that holds it.
-    fn aperture(&mut self, dev: usize, kind: Kind, list: Vec<usize>) -> usize {
-        let mut mask = if kind == Kind::Io { BRIDGE_IO_MASK } else { BRIDGE_MEM_MASK };
+    /// Lays the list out in the window, and makes the window just large enough.
+    fn lay_out(&mut self, window: usize, list: Vec<usize>) {
+        let io = self.nodes[window].kind == Kind::Io;
+        let mut mask = if io { BRIDGE_IO_MASK } else { BRIDGE_MEM_MASK };
         let (mut used, mut padded) = (0u64, 0u64);
-        for node in &list {
-            let node = &mut self.nodes[*node];
-            if kind == Kind::Io && node.what == What::Padding {
+        for at in list.iter().rev() {
+            let node = &mut self.nodes[*at];
+            if io && node.what == What::Padding {
                 padded = node.len;
                 continue;
             }
@@ -325,57 +364,43 @@ impl<'a> Tree<'a> {
             *end = node.offset.saturating_add(node.len);
         }
         used = align_up(used, mask + 1).unwrap_or(u64::MAX);
-        if kind != Kind::Io {
+        if !io {
             padded = align_up(padded, mask + 1).unwrap_or(u64::MAX);
         }
-        if let Some(first) = list.first() {
+        if let Some(first) = list.last() {
             mask = mask.max(self.nodes[*first].mask);
         }
-        let window = self.node(dev, What::Window, used.max(padded), mask);
-        self.nodes[window].children = list;
-        window
+        let window = &mut self.nodes[window];
+        (window.len, window.mask, window.children) = (used.max(padded), mask, list);
     }
 
-    /// Inserts by falling alignment. Among equals a node goes first when its length is a multiple of its
-    /// alignment, otherwise behind those that stick out farther.
-    fn insert(&self, list: &mut Vec<usize>, node: usize) {
-        let mask = self.nodes[node].mask;
-        let rest = self.nodes[node].len & mask;
-        let mut at = list.partition_point(|other| self.nodes[*other].mask > mask);
-        while rest != 0
-            && list.get(at).is_some_and(|other| {
-                let other = &self.nodes[*other];
-                other.mask == mask && other.len & mask > rest
-            })
-        {
-            at += 1;
+    /// Inserts by falling alignment; lists are kept back to front. Among equals a node goes first when its length
+    /// is a multiple of its alignment, otherwise behind those that stick out farther.
+    fn insert(&self, list: &mut Vec<usize>, at: usize) {
+        let node = &self.nodes[at];
+        let rest = node.len & node.mask;
+        let farther = |other: &Node| other.mask == node.mask && other.len & node.mask > rest;
+        let mut place = list.partition_point(|other| self.nodes[*other].mask <= node.mask);
+        while rest != 0 && place > 0 && farther(&self.nodes[list[place - 1]]) {
+            place -= 1;
         }
-        list.insert(at, node);
-    }
-
-    fn inserted(&self, mut list: Vec<usize>, node: usize) -> Vec<usize> {
-        self.insert(&mut list, node);
-        list
-    }
-
-    fn node(&mut self, dev: usize, what: What, len: u64, mask: u64) -> usize {
-        self.nodes.push(Node { dev, what, len, mask, offset: 0, children: Vec::new() });
-        self.nodes.len() - 1
+        list.insert(place, at);
     }
 
     /// The largest BAR or padding in the lists that may be given up; the last of equals.
     fn largest(&self, list: &[usize]) -> Option<usize> {
         let mut largest: Option<usize> = None;
-        for at in list {
+        for at in list.iter().rev() {
             let node = &self.nodes[*at];
             let candidate = match node.what {
                 What::Window => self.largest(&node.children),
                 What::Padding => Some(*at),
                 What::Rom => None,
-                What::Bar(_) => {
-                    let dev = &self.devs[node.dev];
-                    (!dev.is_bridge() && !dev.on_bus_0 && !dev.function.vga).then_some(*at)
-                }
+                What::Bar(_) => node
+                    .dev
+                    .map(|dev| &self.devs[dev])
+                    .filter(|dev| dev.group.is_none() && !dev.on_bus_0 && !dev.function.vga)
+                    .map(|_| *at),
             };
             if let Some(candidate) = candidate
                 && largest.is_none_or(|l| self.nodes[l].len <= self.nodes[candidate].len)
@@ -386,36 +411,26 @@ impl<'a> Tree<'a> {
         largest
     }
 
-    /// Size of the largest expansion ROM on a root bus.
-    fn largest_rom(&self, root: std::ops::Range<usize>) -> Option<u64> {
-        let mut largest = None;
-        let mut at = root.start;
-        while at < root.end {
-            let dev = &self.devs[at];
-            if !dev.rejected {
-                let rom = dev.function.bars.iter().find(|bar| bar.index == ROM).map(|bar| bar.size.get());
-                largest = largest.max(rom);
-            }
-            at += 1;
-        }
-        largest.filter(|size| *size != 0)
+    /// Size of the largest expansion ROM on a root bus; 0: there is none.
+    fn largest_rom(&self, devs: Range<usize>) -> u64 {
+        let present = self.devs[devs].iter().filter(|dev| dev.group.is_some() || !dev.rejected);
+        let roms = present.flat_map(|dev| &dev.function.bars).filter(|bar| bar.index == ROM);
+        roms.map(|bar| bar.size.get()).max().unwrap_or(0)
     }
 }
 
 /// Which type of space a BAR asks for, how much, and how aligned (minus one).
-fn demand(bar: &Bar) -> Option<(Kind, u64, u64)> {
+fn demand(bar: &Bar) -> (Kind, u64, u64) {
     let len = bar.size.get();
-    if len == 0 {
-        return None;
-    }
+    let mask = len.saturating_sub(1);
     let kind = match bar.kind {
-        BarKind::Io => return Some((Kind::Io, len, len - 1)),
+        BarKind::Io => return (Kind::Io, len, mask),
         BarKind::Mem32 => Kind::Mem32,
         BarKind::Mem32Prefetchable => Kind::PMem32,
         BarKind::Mem64 => Kind::Mem64,
         BarKind::Mem64Prefetchable => Kind::PMem64,
     };
-    Some((kind, len, (len - 1).max(PAGE_MASK)))
+    (kind, len, mask.max(PAGE_MASK))
 }
 
 fn bridge(function: &Function) -> Option<&Bridge> {
