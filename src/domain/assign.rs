@@ -98,6 +98,9 @@ impl<'d> Assignment<'d> {
                     format!("two PCI controllers have index {index}; give each its own")
                 }
                 Ok(index) => match &controller.model {
+                    ControllerModel::Other(name) if name.is_empty() => {
+                        format!("PCI controller {index} has no model; write model=")
+                    }
                     ControllerModel::Other(name) => {
                         format!("PCI controller {index}: model `{name}` is not known")
                     }
@@ -259,10 +262,11 @@ impl<'d> Assignment<'d> {
     }
 
     fn reserve(&mut self, slot: u8, function: u8) {
-        if self.slots.take(on_root(slot, function), Connect::PCI.and(Connect::PCIE)).is_err() {
-            let message =
-                format!("0000:00:{slot:02x}.{function:x} belongs to the chipset; give another slot");
-            let line = self.domain.devices.first().map_or(0, |device| device.line);
+        let at = on_root(slot, function);
+        if self.slots.take(at, Connect::PCI.and(Connect::PCIE)).is_err() {
+            let device = self.devices.iter().position(|place| *place == Some(at));
+            let line = device.map_or(0, |position| self.domain.devices[position].line);
+            let message = format!("guest address {at} belongs to the chipset; give the device another");
             self.problems.push(Problem::lost(line, message));
         }
     }
@@ -277,8 +281,24 @@ impl<'d> Assignment<'d> {
             .collect();
         // Those that libvirt adds stand at the end of its list, whatever their index.
         waiting.sort_by_key(|(index, _)| self.added.contains(index));
+        let mut unplaced = 0;
         for (index, needs) in waiting {
-            self.place_controller(index, needs);
+            match self.slots.next(needs, None) {
+                Some(at) => {
+                    self.ports.insert(index, at);
+                }
+                None if self.added.contains(&index) => unplaced += 1,
+                None => {
+                    let line = self.controllers.get(&index).map_or(0, |controller| controller.line);
+                    let message = format!("PCI controller {index}: there is no bus that it can stand on");
+                    self.problems.push(Problem::lost(line, message));
+                }
+            }
+        }
+        if unplaced > 0 {
+            let message =
+                format!("libvirt would have to add {unplaced} more PCI buses than there is room for");
+            self.problems.push(Problem::lost(0, message));
         }
         let is_express = self.root_is_express();
         let waits = |&i: &usize| {
@@ -298,19 +318,6 @@ impl<'d> Assignment<'d> {
             if at.is_none() {
                 let message = format!("{}: no PCI slot is left for it", name(device));
                 self.problems.push(Problem::lost(device.line, message));
-            }
-        }
-    }
-
-    fn place_controller(&mut self, index: u8, needs: Connect) {
-        match self.slots.next(needs, None) {
-            Some(at) => {
-                self.ports.insert(index, at);
-            }
-            None => {
-                let message = format!("PCI controller {index}: there is no bus that it can stand on");
-                let line = self.controllers.get(&index).map_or(0, |controller| controller.line);
-                self.problems.push(Problem::lost(line, message));
             }
         }
     }

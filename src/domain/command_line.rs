@@ -6,6 +6,7 @@
 //! Which types QEMU honours for the width of the CPU was measured on QEMU 7.2 with `qom-get`.
 
 use super::device::Devices;
+use super::error::printable;
 use super::model::{
     CommandLine, Cpu, CpuArgs, CpuMode, CpuOption, FwCfgString, Global, MachineFamily, QEMU_NAMESPACE,
 };
@@ -103,6 +104,7 @@ pub(super) fn parse(
         }
     }
     reader.apply_globals(&Globals::new(&line.globals));
+    line.not_understood = std::mem::take(&mut line.not_understood).into_iter().map(printable).collect();
     line.args = words.into_iter().map(|word| word.text).collect();
     line
 }

@@ -6,7 +6,7 @@
 //! proportion to the text, whatever it holds. A DOCTYPE is refused: it has no place in a domain, and entities make
 //! meaning depend on it. Text is UTF-8, with or without a byte order mark.
 
-use super::error::ParseError;
+use super::error::{ParseError, printable};
 
 /// Largest text, in bytes.
 pub(crate) const MAX_TEXT: usize = 4 << 20;
@@ -117,13 +117,15 @@ fn explain(text: &str, error: &roxmltree::Error, end: End<'_>) -> ParseError {
             format!("`&{name};` is not known to XML; write the character itself, or `&amp;` for an ampersand")
         }
         E::MalformedEntityReference(_) => "an ampersand stands alone; write `&amp;`".to_owned(),
+        E::InvalidChar(expected, _, _) => format!("not well-formed XML: expected `{}`", *expected as char),
+        E::InvalidChar2(expected, _, _) => format!("not well-formed XML: expected {expected}"),
         other => {
             let words = other.to_string();
             let words = words.strip_suffix(&format!(" at {}", other.pos())).unwrap_or(&words);
             format!("not well-formed XML: {words}")
         }
     };
-    ParseError { line: row, col, message }
+    ParseError { line: row, col, message: printable(message) }
 }
 
 /// Whether the parser stopped where the text does.
@@ -315,6 +317,7 @@ mod tests {
             ("ampersand", b"<domain>\n<name>a & b</name></domain>"),
             ("two roots", b"<domain/>\n<domain/>"),
             ("text after", b"<domain/>\nend"),
+            ("a line break in a tag", b"<domain>\n  <name/\n>x</domain>"),
             ("control character", b"<domain>\n<name>a\x01</name></domain>"),
         ];
         let shown: String =

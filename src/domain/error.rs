@@ -26,8 +26,19 @@ impl ParseError {
     /// An error at a byte offset of `text`. An offset past the end or inside a character counts as the place before it.
     pub fn at(text: &str, offset: usize, message: impl Into<String>) -> ParseError {
         let (line, col) = position(text, offset);
-        ParseError { line, col, message: message.into() }
+        ParseError { line, col, message: printable(message.into()) }
     }
+}
+
+/// A message for one line of a terminal: what the input brought along of control characters is escaped.
+pub(super) fn printable(message: String) -> String {
+    if !message.contains(char::is_control) {
+        return message;
+    }
+    message
+        .chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
 }
 
 /// Line and column, both from 1, of a byte offset. A byte order mark takes no column.

@@ -8,7 +8,7 @@ use super::command_line;
 use super::cpu;
 use super::device::Devices;
 use super::document::Document;
-use super::error::ParseError;
+use super::error::{ParseError, printable};
 use super::memory::MemoryParts;
 use super::metadata;
 use super::model::{Domain, FirmwareRequest, MachineFamily, QEMU_NAMESPACE, VirtType};
@@ -64,6 +64,10 @@ impl Domain {
         let mut found = Devices::parse(&mut reader, devices, &mut memory, family)?;
         let command_line = command_line::parse(words, cpu.as_ref(), family, &mut found);
         let metadata = metadata.unwrap_or_default();
+        let mut unresolved = found.unresolved;
+        for one in &mut unresolved {
+            one.what = printable(std::mem::take(&mut one.what));
+        }
         Ok(Domain {
             name: name.unwrap_or_default(),
             uuid,
@@ -77,7 +81,7 @@ impl Domain {
             cpu,
             controllers: found.controllers,
             devices: found.devices,
-            unresolved: found.unresolved,
+            unresolved,
             pci_hole64: found.pci_hole64,
             command_line,
             flavor: metadata.flavor,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::assign::{Assigned, on_root};
+use super::error::printable;
 use super::model::{Controller, Domain, MachineFamily};
 use super::slots::Refusal;
 use crate::units::PciAddress;
@@ -23,7 +24,7 @@ pub struct PciTree {
 /// An address that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Line in the XML.
+    /// Line in the XML; 0 when the fault is of no single line.
     pub line: u32,
     /// What is wrong, and what to do.
     pub message: String,
@@ -34,7 +35,7 @@ pub struct Problem {
 impl Problem {
     /// A device or controller that has no place.
     pub(super) fn lost(line: u32, message: String) -> Problem {
-        Problem { line, message, placed: false }
+        Problem { line, message: printable(message), placed: false }
     }
 
     /// A given address that libvirt or QEMU refuses.
@@ -49,7 +50,7 @@ impl Problem {
                 format!("{what}: the bus of guest address {at} takes no such device in that slot")
             }
         };
-        Problem { line, message, placed: refusal == Refusal::WrongKind }
+        Problem { line, message: printable(message), placed: refusal == Refusal::WrongKind }
     }
 }
 
@@ -121,12 +122,28 @@ pub fn assign(domain: &Domain) -> PciTree {
         }
     }
     let root = hang(0, &mut buses, &mut on_bus);
-    problems.extend(on_bus.into_values().flatten().map(|(_, controller)| {
+    let written = on_bus.into_values().flatten().filter(|(_, controller)| controller.line > 0);
+    problems.extend(written.map(|(_, controller)| {
         let index = controller.index;
         Problem::lost(controller.line, format!("PCI controller {index}: no way leads from the root to it"))
     }));
+    for (bus, node) in
+        buses.into_iter().flat_map(|(bus, nodes)| nodes.into_iter().map(move |node| (bus, node)))
+    {
+        if let What::Device(position) = node.what {
+            let line = domain.devices[position].line;
+            problems.push(Problem::lost(line, format!("no way leads from the root to PCI bus {bus}")));
+        }
+    }
+    if let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|&more| more > 0) {
+        problems.truncate(MAX_PROBLEMS);
+        problems.push(Problem::lost(0, format!("{more} more faults of this kind")));
+    }
     PciTree { root, problems }
 }
+
+/// Nobody reads more, and a broken generator can make as many as there are devices.
+const MAX_PROBLEMS: usize = 100;
 
 /// The functions of one bus, and behind its bridges theirs. Every bus is used once, so this ends.
 fn hang(

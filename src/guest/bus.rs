@@ -74,7 +74,10 @@ fn judge_addresses(domain: &Domain, tree: &PciTree, findings: &mut Vec<Finding>,
         findings.push(Finding::note(Code::AddressesAssumed, text));
     }
     for problem in &tree.problems {
-        let text = format!("line {}: {}", problem.line, problem.message);
+        let text = match problem.line {
+            0 => problem.message.clone(),
+            line => format!("line {line}: {}", problem.message),
+        };
         if !problem.placed {
             unknown.push(text.clone());
         }
