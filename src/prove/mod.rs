@@ -29,7 +29,7 @@ pub use geometry::{Geometry, geometry};
 pub use observe::{Limits, Observed, Seen, boot};
 pub use rig::{Accel, Rig};
 pub use stand_in::{Device, StandIn, Stood, stand_in};
-pub use sweep::{Case, Subject, Summary, case, sweep};
+pub use sweep::{Case, Subject, Summary, case, rule, sweep};
 
 /// What goes wrong while asking, as opposed to what the firmware answers.
 #[derive(Debug, thiserror::Error)]

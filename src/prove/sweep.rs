@@ -91,8 +91,8 @@ pub fn case(subject: &Subject, seed: u64, number: u64, limits: &Limits) -> Resul
     Ok(case)
 }
 
-/// The rule that decided, as the tables name it.
-fn rule(layout: &Layout) -> String {
+/// The rule of the predictor that decided, as tables name it.
+pub fn rule(layout: &Layout) -> String {
     match (&layout.outcome, layout.window) {
         (Outcome::Refused, _) => "refused".to_owned(),
         (Outcome::Hangs(_), _) => "hangs".to_owned(),
