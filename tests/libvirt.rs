@@ -278,6 +278,20 @@ fn both_ways_to_qemu_say_the_same() {
     }
 }
 
+/// What `barfit rewrite` prints.
+fn rewritten_by_command(example: &str, host: &str) -> String {
+    let examples = root().join("examples");
+    let output = Command::new(env!("CARGO_BIN_EXE_barfit"))
+        .arg("rewrite")
+        .arg("--host")
+        .arg(examples.join("hosts").join(format!("{host}.json")))
+        .arg(examples.join(format!("{example}.xml")))
+        .output()
+        .expect("barfit runs");
+    assert!(output.status.success(), "{example} on {host}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
 /// What barfit plans for each example on each host that goes with it. Plans for a newer libvirt than the 9.0 that
 /// answers here may say what it does not know, and stay out.
 #[test]
@@ -292,7 +306,12 @@ fn every_plan_is_taken() {
         }
         let changes = answer(&examples[&name], &host).plan.changes;
         if !changes.is_empty() {
-            cases.insert(format!("{name}-on-{host_name}"), (examples[&name].clone(), changes));
+            let text = rewritten_by_command(&name, &host_name);
+            assert_ne!(text, examples[&name], "{name} on {host_name}: {changes:?}");
+            // Made by the command, so that making them again here must not change anything.
+            let again = rewrite(text.as_bytes(), &changes).expect("a rewritten example");
+            assert_eq!(String::from_utf8(again).expect("UTF-8"), text, "{name} on {host_name}");
+            cases.insert(format!("{name}-on-{host_name}"), (text, changes));
         }
     }
     assert!(cases.len() >= 20, "only {} plans change something", cases.len());
