@@ -87,6 +87,23 @@ fn sources_and_examples_are_the_same_tree() {
     }
 }
 
+/// A running domain, and one as the hook sees it, is the same machine as the one that was defined.
+#[test]
+fn live_domains_are_the_same_tree() {
+    let live = xml_files("examples/live");
+    assert!(live.len() >= 12, "{} live domains", live.len());
+    for path in live {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        let example =
+            root().join("examples").join(format!("{}.xml", name.split('.').next().expect("a stem")));
+        assert_eq!(drawn_file(&path), drawn_file(&example), "{}", path.display());
+        let (running, defined) = (parse(&path), parse(&example));
+        assert!(running.running && !defined.running, "{}", path.display());
+        assert_eq!(running.memory, defined.memory, "{}", path.display());
+        assert_eq!(running.command_line.args, defined.command_line.args, "{}", path.display());
+    }
+}
+
 /// Domains without addresses, in many mixtures: what libvirt gives out is what we assume.
 #[test]
 fn libvirt_gives_out_the_same_addresses() {

@@ -9,9 +9,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{
-    Controller, ControllerModel, Device, DeviceKind, Domain, Element, HostForm, MachineFamily, PortReserve,
-};
+use super::model::{Controller, ControllerModel, Device, Domain, Element, MachineFamily, PortReserve};
+use super::placing::{connect, driver, is_first, libvirt_order, name, piix3_function, usb2_function};
 use super::qemu_device::Globals;
 use super::slots::{Connect, Refusal, Slots};
 use super::topology::Problem;
@@ -444,101 +443,6 @@ impl<'d> Assignment<'d> {
     fn positions(&self, wanted: impl Fn(&Device) -> bool) -> Vec<usize> {
         let devices = self.domain.devices.iter().enumerate();
         devices.filter(|(_, device)| device.arg.is_none() && wanted(device)).map(|(i, _)| i).collect()
-    }
-}
-
-/// Positions of devices in the order in which libvirt goes through them: by kind, and within a kind as it keeps them.
-/// Controllers are kept by type and index, those it adds at the end (`virDomainControllerInsertPreAlloced`); disks by
-/// the number in their name (`virDomainDiskInsert`); interfaces that are host devices before other host devices.
-fn libvirt_order(devices: &[Device]) -> Vec<usize> {
-    // Of each type of controller: its rank, and the last index seen, which one without an index comes after.
-    let mut types: BTreeMap<&str, (usize, u32)> = BTreeMap::new();
-    let mut order: Vec<_> = devices
-        .iter()
-        .enumerate()
-        .map(|(position, device)| {
-            let rank = match (device.element, driver(device)) {
-                (Element::Controller, Some(driver)) if !device.implicit => {
-                    let count = types.len();
-                    let (rank, last) = types.entry(controller_type(driver)).or_insert((count, 0));
-                    let index = device.index.unwrap_or(*last);
-                    *last = index.max(*last);
-                    (*rank, index, driver.starts_with("ich9-usb-uhci"))
-                }
-                (Element::Controller, _) => (usize::MAX, 0, false),
-                (Element::Disk, _) => (0, device.index.unwrap_or(0), false),
-                _ => (0, 0, !matches!(device.kind, DeviceKind::Host { form: HostForm::Interface, .. })),
-            };
-            (device.element, rank, position)
-        })
-        .collect();
-    order.sort_unstable();
-    order.into_iter().map(|(_, _, position)| position).collect()
-}
-
-/// `type=` of the controller that became this device.
-fn controller_type(driver: &str) -> &'static str {
-    match driver {
-        "ich9-ahci" => "sata",
-        "piix3-ide" => "ide",
-        "nvme" => "nvme",
-        _ if driver.starts_with("virtio-serial") => "virtio-serial",
-        _ if driver.contains("usb") || driver.ends_with("hci") => "usb",
-        _ => "scsi",
-    }
-}
-
-/// What a device needs of its bus (`qemuDomainDeviceCalculatePCIConnectFlags`). Virtio devices are Express where the
-/// guest is, but for the transitional ones.
-fn connect(device: &Device, is_express: bool) -> Connect {
-    let conventional = Connect::PCI.and(Connect::AUTO);
-    let express = if is_express { Connect::PCIE.and(Connect::AUTO) } else { conventional };
-    let Some(driver) = driver(device) else { return express };
-    match driver {
-        "virtio-iommu-pci" => express.and(Connect::INTEGRATED),
-        "pvpanic-pci" => conventional.and(Connect::PCIE).and(Connect::INTEGRATED),
-        "virtio-crypto-pci" => conventional,
-        "vfio-pci" | "nec-usb-xhci" | "qemu-xhci" | "e1000e" | "igb" | "bochs-display" | "nvme" => express,
-        _ if driver.ends_with("-pci-transitional") => conventional,
-        _ if driver.starts_with("virtio-") || driver.starts_with("vhost-") => express,
-        _ => conventional,
-    }
-}
-
-fn driver(device: &Device) -> Option<&str> {
-    match &device.kind {
-        DeviceKind::Emulated { driver, .. } => Some(driver),
-        DeviceKind::Host { .. } => None,
-    }
-}
-
-/// What to call a device in a message.
-fn name(device: &Device) -> String {
-    match &device.kind {
-        DeviceKind::Emulated { driver, .. } => format!("`{driver}`"),
-        DeviceKind::Host { host, .. } => format!("host device {host}"),
-    }
-}
-
-fn is_first(device: &Device) -> bool {
-    device.index.unwrap_or(0) == 0
-}
-
-fn piix3_function(driver: &str) -> Option<u8> {
-    match driver {
-        "piix3-ide" => Some(1),
-        "piix3-usb-uhci" => Some(2),
-        _ => None,
-    }
-}
-
-fn usb2_function(driver: &str) -> Option<u8> {
-    match driver {
-        "ich9-usb-uhci1" => Some(0),
-        "ich9-usb-uhci2" => Some(1),
-        "ich9-usb-uhci3" => Some(2),
-        "ich9-usb-ehci1" => Some(7),
-        _ => None,
     }
 }
 

@@ -189,7 +189,7 @@ pub(super) fn iommu(node: Node<'_, '_>) -> Option<Emulated> {
     (node.attribute("model") == Some("virtio")).then(|| Emulated::named("virtio-iommu-pci"))
 }
 
-/// `<panic>`: one of the models is a PCI device (libvirt 9.1 and later).
+/// `<panic>`: one of the models is a PCI device (after libvirt 9.0).
 pub(super) fn panic(node: Node<'_, '_>) -> Option<Emulated> {
     (node.attribute("model") == Some("pvpanic")).then(|| Emulated::named("pvpanic-pci"))
 }
@@ -229,7 +229,7 @@ pub(super) fn shmem(reader: &Reader<'_, '_>, node: Node<'_, '_>) -> Result<Emula
     Ok(device)
 }
 
-/// `<pstore>` (libvirt 10.6 and later): its storage is a BAR.
+/// `<pstore>` (after libvirt 9.0): its storage is a BAR.
 pub(super) fn pstore(reader: &Reader<'_, '_>, node: Node<'_, '_>) -> Result<Emulated, ParseError> {
     let mut device = Emulated::named("acpi-erst");
     if let Some(size) = child(node, "size")

@@ -17,6 +17,7 @@ mod memory;
 mod metadata;
 mod model;
 mod parse;
+mod placing;
 mod qemu_device;
 pub(crate) mod qemu_options;
 mod read;

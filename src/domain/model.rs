@@ -218,7 +218,7 @@ pub struct Controller {
     pub bus_nr: Option<u8>,
     /// `<model name=>`: `pcie-root-port`, `ioh3420`, ….
     pub hardware: Option<String>,
-    /// Space reserved for what may be plugged later: `memReserve=` of `<target>` (libvirt 11.2 and later), and
+    /// Space reserved for what may be plugged later: `memReserve=` of `<target>` (newer libvirts), and
     /// `io-reserve=` and so on where `<qemu:commandline>` makes the port.
     pub reserve: PortReserve,
     /// `<alias name=>`, or `id=` on QEMU's command line.
@@ -332,11 +332,11 @@ pub enum Element {
     Vsock,
     /// `<memory>` in `<devices>`.
     Memory,
-    /// `<crypto>` (libvirt 9.0 and later).
+    /// `<crypto>` (after libvirt 9.0).
     Crypto,
-    /// `<panic>` (libvirt 9.1 and later).
+    /// `<panic>`, where it is a PCI device (after libvirt 9.0).
     Panic,
-    /// `<pstore>` (libvirt 10.6 and later).
+    /// `<pstore>` (after libvirt 9.0).
     Pstore,
     /// `-device` in `<qemu:commandline>`; QEMU gives the address.
     CommandLine,
@@ -354,7 +354,7 @@ pub enum DeviceKind {
         /// Where it stands.
         form: HostForm,
     },
-    /// An emulated device: QEMU's name for it (`virtio-net-pci`, `qxl-vga`, `ivshmem-plain`, `nvme`…), with the
+    /// An emulated device, or a mediated one of the host (`vfio-pci`, see [`Domain::unresolved`]): QEMU's name for it (`virtio-net-pci`, `qxl-vga`, `ivshmem-plain`, `nvme`…), with the
     /// sizes that its BARs depend on.
     Emulated {
         /// QEMU's device name.

@@ -239,11 +239,11 @@ impl Slots {
         PciAddress::new(0, u8::try_from(index).ok()?, first, function.unwrap_or(0))
     }
 
-    /// The lowest free slot of a bus, as QEMU takes it when `-device` has no `addr=`.
+    /// The lowest slot of a bus whose function 0 is free, as QEMU takes it when `-device` has no `addr=`.
     pub(super) fn lowest(&self, bus: u8) -> Option<PciAddress> {
         let slots = &self.buses.get(usize::from(bus))?.as_ref()?.slots;
         let from = u8::from(bus == 0);
-        let free = (from..32).find(|&slot| slots[usize::from(slot)].functions == 0)?;
+        let free = (from..32).find(|&slot| slots[usize::from(slot)].functions & 1 == 0)?;
         PciAddress::new(0, bus, free, 0)
     }
 
