@@ -9,6 +9,8 @@ mod eras;
 mod host_bridge;
 mod linux;
 mod ovmf;
+#[cfg(test)]
+mod ovmf_tests;
 mod pack;
 mod ram;
 mod seabios;
