@@ -30,6 +30,18 @@ fn no_gib_pages(mut guest: Guest) -> Guest {
     guest
 }
 
+/// As `mem-reserve=` on the first ports.
+fn reserve_2_gib(mut guest: Guest, ports: usize) -> Guest {
+    let bridges = guest.bus.iter_mut().filter_map(|function| match &mut function.role {
+        Role::Bridge(bridge) => Some(bridge),
+        Role::Endpoint => None,
+    });
+    for bridge in bridges.take(ports) {
+        bridge.reserve.mem = Some(Bytes(2 * G));
+    }
+    guest
+}
+
 fn mmio64(mut guest: Guest, mib: &str) -> Guest {
     guest.mmio64_mb = Some(mib.to_owned());
     guest
@@ -74,6 +86,12 @@ fn measured_places() {
             ports(amd(guest("202011", 800 * G, 40)), 2, G),
             &[at(0xd0_0000_0000), at(0xd0_4000_0000)],
         ),
+        // A reservation that does not fit is dropped, the devices stay …
+        (
+            "2 GiB of 32-bit padding",
+            reserve_2_gib(ports(guest("202608", 8 * G, 42), 2, 64 * MIB), 1),
+            &[at(0x380_8000_0000), at(0x380_0000_0000)],
+        ),
         // A classic window that reaches into the range ends where it begins.
         (
             "window into the hole",
@@ -105,6 +123,12 @@ fn measured_ends() {
         ("classic beyond 40 bits", ports(no_gib_pages(guest("202608", 1000 * G, 42)), 2, G), &hangs),
         ("classic at 40 bits", ports(no_gib_pages(guest("202608", 1022 * G, 42)), 2, G), &hangs),
         ("across the hole", ports(amd(mmio64(guest("202608", 900 * G, 40), "131072")), 4, 16 * G), &hangs),
+        // … but 4 GiB are refused before anybody is asked to give way.
+        (
+            "4 GiB of 32-bit padding",
+            reserve_2_gib(ports(guest("202608", 8 * G, 42), 2, 64 * MIB), 2),
+            &gives_up,
+        ),
         // The largest is given up, and then nothing asks for the type that failed: no way forward.
         ("one device too large", ports(mmio64(guest("202608", 4 * G, 46), "32768"), 1, 64 * G), &gives_up),
         (
