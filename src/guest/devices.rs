@@ -137,7 +137,9 @@ impl Sources<'_> {
             (Some(Source::Catalogue), Some(entry)) => {
                 let (level, sure): (fn(Code, String) -> Finding, _) = match entry.confidence() {
                     Confidence::High => (Finding::note, "printed by such a device"),
-                    Confidence::Medium => (Finding::note, "reported, but not by a listing of this very device"),
+                    Confidence::Medium => {
+                        (Finding::note, "reported, but not by a listing of this very device")
+                    }
                     Confidence::Low => (Finding::warning, "inferred, never seen printed"),
                 };
                 let text = format!(
@@ -149,19 +151,38 @@ impl Sources<'_> {
                     findings.push(level(Code::BarsFromCatalogue, text));
                 }
             }
-            (Some(Source::Assumed), Some(entry)) => findings.push(Finding::warning(
+            _ => {}
+        }
+    }
+
+    /// What is assumed of devices that no source knows, or that it cannot be: one statement for all of them.
+    pub(super) fn report_strangers(
+        &self,
+        devices: &[HostDevice],
+        findings: &mut Vec<Finding>,
+        unknown: &mut Vec<String>,
+    ) {
+        let places = |source: Option<Source>| {
+            let places = devices.iter().filter(|device| device.source == source).map(HostDevice::place);
+            places.collect::<Vec<_>>().join(", ")
+        };
+        let assumed = places(Some(Source::Assumed));
+        if let Some(entry) = self.assume.filter(|_| !assumed.is_empty()) {
+            findings.push(Finding::warning(
                 Code::BarsAssumed,
-                format!("{}: taken to be {}, as --assume-gpu says", device.place(), entry.name),
-            )),
-            (None, _) => findings.push(Finding::error(
+                format!("{assumed}: taken to be {}, as --assume-gpu says", entry.name),
+            ));
+        }
+        let strangers = places(None);
+        if !strangers.is_empty() {
+            unknown.push(format!("no source knows the BARs of {strangers}"));
+            findings.push(Finding::error(
                 Code::BarsUnknown,
                 format!(
-                    "{}: no source knows the BARs of this device ({}); give --host FILE with a snapshot taken by \
-                     `barfit host` on the hypervisor, or --assume-gpu NAME",
-                    device.place(), device.name
+                    "no source knows the BARs of {strangers}; give --host FILE with a snapshot taken by `barfit host` \
+                     on the hypervisor, or --assume-gpu SLUG"
                 ),
-            )),
-            _ => {}
+            ));
         }
     }
 }

@@ -66,31 +66,54 @@ fn as_found(case: &Case<'_>, findings: &mut Vec<Finding>) {
 
 /// One finding for all devices that fare alike.
 fn unplaced(case: &Case<'_>, layout: &Layout, findings: &mut Vec<Finding>) {
-    let passed = case.assembled.devices.iter();
-    let passed = passed.map(|device| (device.id, device.gpu, device.name.as_str(), device.place()));
-    let emulated = case.assembled.emulated.iter();
-    let emulated = emulated.map(|(id, driver)| (*id, false, driver.as_str(), "emulated".to_owned()));
-    let mut groups: Vec<(Code, &str, String, Vec<String>)> = Vec::new();
-    for (id, gpu, name, place) in passed.chain(emulated) {
-        let code = match placement(layout, id, case.limit) {
+    let mut groups: Vec<(Code, &str, Unusable, Vec<String>)> = Vec::new();
+    for device in &case.assembled.devices {
+        let code = match placement(layout, device.id, case.limit) {
             Placement::Placed => continue,
-            Placement::Partly if gpu => Code::GpuPartlyPlaced,
-            Placement::Unplaced if gpu => Code::GpuUnplaced,
+            Placement::Partly if device.gpu => Code::GpuPartlyPlaced,
+            Placement::Unplaced if device.gpu => Code::GpuUnplaced,
             _ => Code::DeviceUnplaced,
         };
-        let why = why_unplaced(case, layout, id);
-        match groups.iter_mut().find(|(c, n, w, _)| (*c, *n, w) == (code, name, &why)) {
-            Some((.., places)) => places.push(place),
-            None => groups.push((code, name, why, vec![place])),
+        let why = why_unplaced(case, layout, device.id);
+        match groups.iter_mut().find(|(c, n, w, _)| (*c, *n, w) == (code, &device.name, &why)) {
+            Some((.., places)) => places.push(device.place()),
+            None => groups.push((code, &device.name, why, vec![device.place()])),
         }
     }
-    for (code, name, why, places) in groups {
-        findings.push(Finding::error(code, format!("{} ({name}): {why}", places.join(", "))));
+    for (code, name, Unusable { bar, cause }, places) in groups {
+        findings.push(Finding::error(code, format!("{} ({name}): {bar}{cause}", places.join(", "))));
+    }
+    // Of emulated devices it is enough to say which, for one is like the other.
+    let mut groups: Vec<(Unusable, Vec<&str>)> = Vec::new();
+    for (id, driver) in &case.assembled.emulated {
+        if placement(layout, *id, case.limit) == Placement::Placed {
+            continue;
+        }
+        let why = why_unplaced(case, layout, *id);
+        match groups.iter_mut().find(|(first, _)| first.cause == why.cause) {
+            Some((_, drivers)) => drivers.push(driver),
+            None => groups.push((why, vec![driver])),
+        }
+    }
+    for (Unusable { bar, cause }, drivers) in groups {
+        let first = if drivers.len() > 1 { ", of the first for instance," } else { "" };
+        let bar = bar.replacen(" lies", &format!("{first} lies"), 1);
+        let text = format!("emulated {}: {bar}{cause}", drivers.join(", "));
+        findings.push(Finding::error(Code::DeviceUnplaced, text));
     }
 }
 
+/// A BAR that cannot be used.
+#[derive(PartialEq, Eq)]
+struct Unusable {
+    /// Which, and where it lies.
+    bar: String,
+    /// What is wrong with that.
+    cause: String,
+}
+
 /// The largest BAR of a device that cannot be used, and why.
-fn why_unplaced(case: &Case<'_>, layout: &Layout, id: FunctionId) -> String {
+fn why_unplaced(case: &Case<'_>, layout: &Layout, id: FunctionId) -> Unusable {
     let bars = layout.bars.iter().filter(|bar| bar.function == id && bar.bar.index <= 5);
     let beyond = |address: Addr, size: Bytes, limit: u64| address.get().saturating_add(size.get()) > limit;
     let unusable = bars.filter(|bar| match bar.address {
@@ -98,9 +121,10 @@ fn why_unplaced(case: &Case<'_>, layout: &Layout, id: FunctionId) -> String {
         Some(address) => !bar.reachable || beyond(address, bar.bar.size, case.limit),
     });
     let bad = unusable.max_by_key(|bar| bar.bar.size);
-    let Some(bad) = bad else { return "unplaced".to_owned() };
-    let (index, size) = (bad.bar.index, bad.bar.size);
-    match bad.address {
+    let Some(bad) = bad else { return Unusable { bar: "unplaced".to_owned(), cause: String::new() } };
+    let size = bad.bar.size;
+    let bar = format!("BAR {} ({size})", bad.bar.index);
+    let (bar, cause) = match bad.address {
         None => {
             let window = layout.window.map_or_else(
                 || "there is no 64-bit window".to_owned(),
@@ -114,22 +138,24 @@ fn why_unplaced(case: &Case<'_>, layout: &Layout, id: FunctionId) -> String {
                     )
                 },
             );
-            format!("the firmware gives BAR {index} ({size}) no address: {window}")
+            (bar, format!(" gets no address from the firmware: {window}"))
         }
-        Some(address) if !bad.reachable && !beyond(address, size, layout.width.cpuid.limit()) => format!(
-            "BAR {index} ({size}) lies at {address}, over RAM or outside the window of its port: the guest's kernel \
-             refuses it"
-        ),
-        Some(address) if !bad.reachable => format!(
-            "BAR {index} ({size}) lies at {address}, beyond the {} of {} phys-bits: the guest's kernel refuses it",
-            approximate(layout.width.cpuid.limit()),
-            layout.width.cpuid
-        ),
-        Some(address) => format!(
-            "BAR {index} ({size}) lies at {address}, beyond the {} that the host's CPU and IOMMU reach",
-            approximate(case.limit)
-        ),
-    }
+        Some(address) => {
+            let cause = if bad.reachable {
+                format!("beyond the {} that the host's CPU and IOMMU reach", approximate(case.limit))
+            } else if beyond(address, size, layout.width.cpuid.limit()) {
+                format!(
+                    "beyond the {} of {} phys-bits: the guest's kernel refuses it",
+                    approximate(layout.width.cpuid.limit()),
+                    layout.width.cpuid
+                )
+            } else {
+                "over RAM or outside the window of its port: the guest's kernel refuses it".to_owned()
+            };
+            (format!("{bar} lies at {address}"), format!(", {cause}"))
+        }
+    };
+    Unusable { bar, cause }
 }
 
 /// Settings of the domain that do not do what they say.

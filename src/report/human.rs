@@ -43,7 +43,7 @@ pub fn check_text(domain: &Domain, answer: &Answer, detail: Detail, paint: Paint
     }
     if !answer.findings.is_empty() {
         out.push_str(&format!("\n{}\n", paint.bold("Findings")));
-        answer.findings.iter().for_each(|finding| out.push_str(&shown(finding, paint)));
+        answer.findings.iter().for_each(|finding| out.push_str(&finding_text(finding, paint)));
     }
     out.push_str(&pictures(answer, detail, paint));
     out
@@ -120,8 +120,7 @@ impl Counts {
         let Counts { noun, total, now, partly_now, others_now, .. } = *self;
         let counted = match (now, total) {
             (0, 1) => format!("its {noun} gets no address"),
-            (1, 1) => format!("its {noun} gets an address"),
-            (now, total) if now == total => format!("all {total} {noun}s get an address"),
+            (now, total) if now == total => format!("{} an address", self.gets()),
             (1, total) => format!("1 of {total} {noun}s gets an address"),
             (now, total) => format!("{now} of {total} {noun}s get an address"),
         };
@@ -135,21 +134,32 @@ impl Counts {
         }
     }
 
-    /// `it does`, `all 4 do`.
+    /// `it does`, `both do`, `all 4 do`.
     fn does(&self) -> String {
-        if self.total == 1 { "it does".to_owned() } else { format!("all {} do", self.total) }
+        match self.total {
+            1 => "it does".to_owned(),
+            2 => "both do".to_owned(),
+            total => format!("all {total} do"),
+        }
+    }
+
+    /// `its GPU gets`, `both GPUs get`, `all 4 GPUs get`.
+    fn gets(&self) -> String {
+        let Counts { noun, total, .. } = *self;
+        match total {
+            1 => format!("its {noun} gets"),
+            2 => format!("both {noun}s get"),
+            total => format!("all {total} {noun}s get"),
+        }
     }
 
     /// What the plan brings.
     fn then(&self, answer: &Answer, with: &str) -> String {
-        let Counts { noun, total, then, .. } = *self;
+        let Counts { total, then, .. } = *self;
         let starts = answer.verdict == Verdict::WillNotStart;
         match answer.plan.verdict {
             _ if answer.plan.changes.is_empty() => "nothing that may be changed helps".to_owned(),
-            Verdict::Fits if starts && total == 1 => {
-                format!("with {with} it does, and its {noun} gets an address")
-            }
-            Verdict::Fits if starts => format!("with {with} it does, and all {total} {noun}s get an address"),
+            Verdict::Fits if starts => format!("with {with} it does, and {} an address", self.gets()),
             Verdict::Fits if self.now == total => format!("with {with} every device does"),
             Verdict::Fits => format!("with {with} {}", self.does()),
             _ => format!("the most that can be had is {then} of {total}, with {with}"),
@@ -293,7 +303,8 @@ fn reason(answer: &Answer) -> Vec<String> {
     sentences
 }
 
-fn shown(finding: &Finding, paint: Paint) -> String {
+/// One finding, its level coloured.
+pub(super) fn finding_text(finding: &Finding, paint: Paint) -> String {
     let level = match finding.level {
         Level::Error => Tone::Bad,
         Level::Warning => Tone::Doubtful,
@@ -337,6 +348,7 @@ pub fn summary_text(rows: &[(String, &Domain, &Answer)], paint: Paint) -> String
         let (verdict, tone) = verdict_word(answer.verdict);
         let placed = match answer.verdict {
             Verdict::NoPassthrough => String::new(),
+            Verdict::Unknown if counts.total == 0 => "?".to_owned(),
             Verdict::Unknown => format!("?/{}", counts.total),
             _ => format!("{}/{}", counts.now, counts.total),
         };

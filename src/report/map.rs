@@ -119,10 +119,7 @@ fn devices(answer: &Answer, layout: &Layout) -> Vec<Stretch> {
     bars.sort_by_key(|(span, _)| *span);
     let owner = |bar: &PlacedBar| answer.assembled.devices.iter().find(|device| device.id == bar.function);
     let id = |bar: &PlacedBar| owner(bar).map(|device| device.id);
-    let together = |(a, bar): &(Span, &PlacedBar), (b, next): &(Span, &PlacedBar)| {
-        id(bar) == id(next) && b.first().saturating_sub(a.end()) < SMALLEST_GAP
-    };
-    bars.chunk_by(together)
+    bars.chunk_by(|(_, a), (_, b)| id(a) == id(b))
         .filter_map(|group| {
             let (first, bar) = group.first()?;
             let end = group.iter().map(|(span, _)| span.end()).max()?;
@@ -130,7 +127,7 @@ fn devices(answer: &Answer, layout: &Layout) -> Vec<Stretch> {
             let reachable = group.iter().all(|(_, bar)| is_usable(answer, bar));
             let (fill, mut label) = match owner(bar) {
                 Some(device) => ('▓', format!("{} {}", device.place(), device.name)),
-                None => ('▒', "emulated devices".to_owned()),
+                None => ('▒', "emulated devices and their ports".to_owned()),
             };
             if !reachable {
                 label.push_str(": out of reach");

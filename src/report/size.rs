@@ -1,9 +1,11 @@
 //! `size` for people: widths against what they bring.
 
 use super::Paint;
-use super::human::verdict_word;
+use super::human::{finding_text, headline, verdict_word};
 use super::json::rule;
-use super::table::{Side, Table, Tone};
+use super::table::{Side, Table, Tone, paragraph};
+use crate::domain::Domain;
+use crate::finding::Level;
 use crate::plan::{Answer, Verdict};
 use crate::units::{PhysBits, approximate};
 
@@ -15,8 +17,22 @@ pub struct SizeRow {
     pub answer: Answer,
 }
 
-/// The table; the row of `chosen` is marked.
-pub fn size_text(rows: &[SizeRow], chosen: Option<PhysBits>, paint: Paint) -> String {
+/// The answer for the guest as libvirt would make it, the widths in a table with the smallest sufficient one marked,
+/// and what the answer rests on.
+pub fn size_text(domain: &Domain, answer: &Answer, rows: &[SizeRow], paint: Paint) -> String {
+    let mut out = paint.bold(paragraph("", &headline(domain, answer)).trim_end()) + "\n\n";
+    out.push_str(&widths(rows, paint));
+    let said = answer.findings.iter().filter(|finding| finding.level != Level::Note);
+    let said: String = said.map(|finding| finding_text(finding, paint)).collect();
+    if !said.is_empty() {
+        out.push_str(&format!("\n{said}"));
+    }
+    out
+}
+
+fn widths(rows: &[SizeRow], paint: Paint) -> String {
+    let fits = |row: &&SizeRow| row.answer.verdict == Verdict::Fits;
+    let chosen = rows.iter().find(fits).map(|row| row.bits);
     let mut table = Table::new(&[
         ("BITS", Side::Right),
         ("SPACE", Side::Right),
