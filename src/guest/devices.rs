@@ -132,26 +132,21 @@ impl Sources<'_> {
         }
     }
 
+    /// What is to be said of a device that the catalogue knows.
     fn report(&self, device: &HostDevice, entry: Option<&catalogue::Entry>, findings: &mut Vec<Finding>) {
-        match (device.source, entry) {
-            (Some(Source::Catalogue), Some(entry)) => {
-                let (level, sure): (fn(Code, String) -> Finding, _) = match entry.confidence() {
-                    Confidence::High => (Finding::note, "printed by such a device"),
-                    Confidence::Medium => {
-                        (Finding::note, "reported, but not by a listing of this very device")
-                    }
-                    Confidence::Low => (Finding::warning, "inferred, never seen printed"),
-                };
-                let text = format!(
-                    "BAR sizes of {} are the catalogue's ({sure}); `barfit host` on the hypervisor gives the real ones",
-                    device.name
-                );
-                // Eight GPUs of a kind are one statement.
-                if !findings.iter().any(|finding| finding.text == text) {
-                    findings.push(level(Code::BarsFromCatalogue, text));
-                }
-            }
-            _ => {}
+        let Some(entry) = entry.filter(|_| device.source == Some(Source::Catalogue)) else { return };
+        let (level, sure): (fn(Code, String) -> Finding, _) = match entry.confidence() {
+            Confidence::High => (Finding::note, "printed by such a device"),
+            Confidence::Medium => (Finding::note, "reported, but not by a listing of this very device"),
+            Confidence::Low => (Finding::warning, "inferred, never seen printed"),
+        };
+        let text = format!(
+            "BAR sizes of {} are the catalogue's ({sure}); `barfit host` on the hypervisor gives the real ones",
+            device.name
+        );
+        // Eight GPUs of a kind are one statement.
+        if !findings.iter().any(|finding| finding.text == text) {
+            findings.push(level(Code::BarsFromCatalogue, text));
         }
     }
 

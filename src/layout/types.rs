@@ -313,7 +313,7 @@ pub enum WindowRule {
 pub enum Outcome {
     /// The firmware finishes; some devices may be unplaced.
     Boots,
-    /// QEMU refuses to start: an address beyond 2^phys-bits.
+    /// QEMU refuses to start, for an address beyond 2^phys-bits; or libvirt or QEMU for what the domain asks.
     Refused,
     /// The firmware never finishes (or crashes); the reason in words.
     Hangs(String),

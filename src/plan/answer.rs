@@ -190,7 +190,12 @@ pub fn answer(request: &Request<'_>) -> Answer {
         &mut findings,
     );
     findings.sort_by_key(|finding| finding.level);
-    Answer { verdict, assembled, present: Some(now.layout), limit, settings, plan, findings }
+    let mut present = now.layout;
+    if refused {
+        // What the firmware would have done is of no use to anybody.
+        present.outcome = Outcome::Refused;
+    }
+    Answer { verdict, assembled, present: Some(present), limit, settings, plan, findings }
 }
 
 /// An interface of a network may become a virtual function when the guest starts. Says so where that would change the

@@ -254,17 +254,19 @@ fn naive_bits(case: &Case<'_>) -> Option<(u64, PhysBits)> {
 /// What comes of it.
 fn outcome(case: &Case<'_>, findings: &mut Vec<Finding>) {
     let total = case.assembled.devices.len();
+    let all = match total {
+        1 => "the passed-through device is".to_owned(),
+        2 => "both passed-through devices are".to_owned(),
+        _ => format!("all {total} passed-through devices are"),
+    };
     if case.then.fits && case.plan.changes.is_empty() {
         findings.push(Finding::note(
             Code::AllPlaced,
-            format!("all {total} passed-through devices are placed at {} bits", case.guest.cpu.phys_bits),
+            format!("{all} placed at {} bits", case.guest.cpu.phys_bits),
         ));
     } else if case.then.fits {
         let changes: Vec<String> = case.plan.changes.iter().map(ToString::to_string).collect();
-        findings.push(Finding::note(
-            Code::Planned,
-            format!("all {total} passed-through devices are placed with {}", changes.join(" and ")),
-        ));
+        findings.push(Finding::note(Code::Planned, format!("{all} placed with {}", changes.join(" and "))));
     } else {
         let best = format!(
             "the best that can be had is {} of {} GPUs, at {} bits",

@@ -6,7 +6,7 @@ use super::map::map;
 use super::placement::{PlacedDevice, Register, placements};
 use super::table::{Side, Table, Tone, WIDTH, paragraph, shortened};
 use crate::domain::Domain;
-use crate::finding::{Finding, Level};
+use crate::finding::{Code, Finding, Level};
 use crate::guest::HostDevice;
 use crate::layout::{Layout, Outcome, WidthRule};
 use crate::plan::{Answer, Change, Placement, Verdict};
@@ -22,9 +22,9 @@ pub enum Detail {
     Full,
 }
 
-/// The whole answer for one domain.
+/// The whole answer for one domain: the sentence in one line, the rest in lines of at most a hundred characters.
 pub fn check_text(domain: &Domain, answer: &Answer, detail: Detail, paint: Paint) -> String {
-    let mut out = paint.bold(paragraph("", &headline(domain, answer)).trim_end()) + "\n";
+    let mut out = paint.bold(&headline(domain, answer)) + "\n";
     if !answer.assembled.devices.is_empty() {
         out.push('\n');
         out.push_str(&devices(answer, paint));
@@ -168,14 +168,19 @@ impl Counts {
 }
 
 fn no_start(answer: &Answer) -> String {
-    match answer.present.as_ref().map(|layout| &layout.outcome) {
-        Some(Outcome::Refused) => "it does not start, as QEMU refuses so few phys-bits".to_owned(),
-        Some(Outcome::Hangs(_)) => "it does not start, as the firmware never finishes".to_owned(),
+    let found = |code| answer.findings.iter().any(|finding| finding.code == code);
+    let why = match answer.present.as_ref().map(|layout| &layout.outcome) {
+        Some(Outcome::Hangs(_)) => "the firmware never finishes",
         Some(Outcome::GivesUp(_)) => {
-            "it does not come up, as the firmware gives up and leaves every device without BARs".to_owned()
+            return "it does not come up, as the firmware gives up and leaves every device without BARs"
+                .to_owned();
         }
-        Some(Outcome::Boots) | None => "it does not start, as libvirt or QEMU refuses it".to_owned(),
-    }
+        _ if found(Code::BitsAboveHost) => "libvirt refuses more phys-bits than the host has",
+        _ if found(Code::BitsInvalid) => "QEMU refuses such a number of phys-bits",
+        _ if found(Code::PhysBitsTooLow) => "QEMU refuses so few phys-bits",
+        _ => "libvirt refuses the domain",
+    };
+    format!("it does not start, as {why}")
 }
 
 /// What the plan changes, in words: `43 bits and a window of 2 TiB`.

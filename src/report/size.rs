@@ -3,7 +3,7 @@
 use super::Paint;
 use super::human::{finding_text, headline, verdict_word};
 use super::json::rule;
-use super::table::{Side, Table, Tone, paragraph};
+use super::table::{Side, Table, Tone};
 use crate::domain::Domain;
 use crate::finding::Level;
 use crate::plan::{Answer, Verdict};
@@ -20,7 +20,7 @@ pub struct SizeRow {
 /// The answer for the guest as libvirt would make it, the widths in a table with the smallest sufficient one marked,
 /// and what the answer rests on.
 pub fn size_text(domain: &Domain, answer: &Answer, rows: &[SizeRow], paint: Paint) -> String {
-    let mut out = paint.bold(paragraph("", &headline(domain, answer)).trim_end()) + "\n\n";
+    let mut out = paint.bold(&headline(domain, answer)) + "\n\n";
     out.push_str(&widths(rows, paint));
     let said = answer.findings.iter().filter(|finding| finding.level != Level::Note);
     let said: String = said.map(|finding| finding_text(finding, paint)).collect();
