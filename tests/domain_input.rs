@@ -49,7 +49,7 @@ fn faults_of_a_domain() {
         (
             "cells add up to too much",
             with(
-                "<cpu><numa><cell memory='7' unit='EiB'/><cell memory='7' unit='EiB'/>\n<cell memory='7' unit='EiB'/></numa></cpu>",
+                "<cpu><numa><cell memory='3' unit='PiB'/><cell memory='512' unit='TiB'/>\n<cell memory='512' unit='TiB'/></numa></cpu>",
             ),
         ),
         ("a cell in words", with("<cpu><numa>\n<cell id='0' memory='x'/></numa></cpu>")),

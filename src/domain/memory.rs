@@ -9,7 +9,7 @@ use super::error::ParseError;
 use super::model::{MaxMemory, Memory};
 use super::read::{Node, Reader, child, elements};
 use super::value::{self, Base, round_up};
-use crate::units::{Bytes, MIB};
+use crate::units::{Bytes, MIB, PhysBits};
 
 /// The pieces, gathered from all over the domain.
 #[derive(Default)]
@@ -108,8 +108,9 @@ fn add(
     more: Bytes,
     step: u64,
 ) -> Result<Bytes, ParseError> {
-    match round_up(more, step).and_then(|more| sum.checked_add(more)) {
-        Some(sum) => Ok(sum),
-        None => reader.fail(node, "the memory adds up to more than any guest can have"),
+    let sum = round_up(more, step).and_then(|more| sum.checked_add(more));
+    match sum {
+        Some(sum) if sum.get() < PhysBits::MAX.limit() => Ok(sum),
+        _ => reader.fail(node, "the memory adds up to more than any guest can have"),
     }
 }
