@@ -19,7 +19,7 @@ mod qmp;
 mod rig;
 mod stand_in;
 mod sweep;
-mod trace;
+pub mod trace;
 
 use std::path::PathBuf;
 

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The trace events to switch on.
-pub(super) const EVENTS: [&str; 3] = ["fw_cfg_add_file", "fw_cfg_select", "pci_update_mappings*"];
+pub const EVENTS: [&str; 3] = ["fw_cfg_add_file", "fw_cfg_select", "pci_update_mappings*"];
 
 /// The file that is fetched when every BAR has its place.
 const LAST: &str = "etc/table-loader";
@@ -23,11 +23,11 @@ const LAST: &str = "etc/table-loader";
 const FIRST_FILE: usize = 0x20;
 
 /// A BAR by its place at this moment: bus, slot, function, register.
-pub(super) type Register = (u8, u8, u8, u8);
+pub type Register = (u8, u8, u8, u8);
 
 /// What a line meant.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Nothing that the firmware did.
     Other,
     /// The firmware did something.
@@ -38,14 +38,14 @@ pub(super) enum Step {
 
 /// What the trace has told so far.
 #[derive(Debug, Default)]
-pub(super) struct Trace {
+pub struct Trace {
     files: BTreeSet<String>,
     mapped: BTreeMap<Register, u64>,
 }
 
 impl Trace {
     /// Takes the next line.
-    pub(super) fn line(&mut self, line: &str) -> Step {
+    pub fn line(&mut self, line: &str) -> Step {
         if let Some(rest) = after(line, "pci_update_mappings_add ") {
             if let Some((register, address)) = mapping(rest) {
                 self.mapped.insert(register, address);
@@ -73,7 +73,7 @@ impl Trace {
     }
 
     /// What is mapped now.
-    pub(super) fn mapped(&self) -> &BTreeMap<Register, u64> {
+    pub fn mapped(&self) -> &BTreeMap<Register, u64> {
         &self.mapped
     }
 
