@@ -10,6 +10,10 @@ use rig::{Guest, Rig, install};
 
 /// Three BARs that do not fit in 40 bits.
 const LARGE: &[&str] = &["128G", "128G", "128G"];
+/// Three that do not fit in 40 bits by any means.
+const TOO_LARGE: &[&str] = &["512G", "512G", "512G"];
+/// A host of 40 bits.
+const NARROW: &str = r#"{"schema": "barfit/host/1", "cpu": {"phys_bits": 40}}"#;
 const POLICY: &str = "/etc/barfit/barfit.toml";
 const ALSO: &str = "[gpus]\nalso = [\"1b36:0005\"]\n";
 
@@ -81,4 +85,218 @@ fn a_start_takes_effect() {
         assert_eq!(rig.placed("vm", 1), placed);
     }
     assert_eq!(rig.must("virsh dumpxml --inactive vm"), defined);
+}
+
+/// What is broken before the start, by which shell commands, and the width that the guest gets.
+const BROKEN_BEFORE: &[(&str, &str, u64)] = &[
+    ("nothing", ":", 42),
+    ("the hook panics", "echo prepare panic >/run/barfit/fault", 40),
+    ("the hook is killed", "echo prepare abort >/run/barfit/fault", 40),
+    ("the hook hangs", "echo prepare hang >/run/barfit/fault", 40),
+    ("started panics", "echo started panic >/run/barfit/fault", 42),
+    ("started is killed", "echo started abort >/run/barfit/fault", 42),
+    ("started hangs", "echo started hang >/run/barfit/fault", 42),
+    ("the shim panics", "echo shim panic >/run/barfit/fault", 40),
+    ("barfit is gone", "mv /usr/bin/barfit /usr/bin/off", 40),
+    (
+        "barfit is no program",
+        "mv /usr/bin/barfit /usr/bin/off; printf '\\177ELF' >/usr/bin/barfit; chmod 755 /usr/bin/barfit",
+        40,
+    ),
+    ("the policy is nonsense", "echo mode=1 >/etc/barfit/barfit.toml", 40),
+    ("the host file is nonsense", "echo { >/etc/barfit/host.json", 42),
+    ("the firmware cache is nonsense", "echo { >/var/cache/barfit/firmware.json", 42),
+    ("there is no room for plans", "rm -rf /run/barfit/plans; touch /run/barfit/plans", 40),
+];
+
+/// What becomes of the plan `$PLAN` between the hook and the shim. The guest starts as if there were none.
+const BROKEN_BETWEEN: &[(&str, &str)] = &[
+    ("it is removed", "rm $PLAN"),
+    ("it is unreadable", "chmod 000 $PLAN"),
+    ("it is somebody's", "chown nobody $PLAN"),
+    ("it is everybody's", "chmod 666 $PLAN"),
+    ("it has two names", "ln $PLAN /run/barfit/second"),
+    ("it is a link", "mv $PLAN /run/barfit/moved; ln -s ../moved $PLAN"),
+    ("it is a pipe", "rm $PLAN; mkfifo $PLAN"),
+    ("it is nonsense", "echo { >$PLAN"),
+    ("it is huge", "truncate -s 1T $PLAN"),
+    ("it is another guest's", "sed -i s/7f000002/7f000003/ $PLAN"),
+    ("it is of another boot", r#"sed -i 's/boot_id":"./boot_id":"x/' $PLAN"#),
+    ("it is old", r#"sed -i 's/written":1/written":/' $PLAN"#),
+    ("its folder is everybody's", "chmod 777 /run/barfit/plans"),
+];
+
+#[test]
+fn no_fault_stops_a_guest() {
+    let rig = Rig::start(&install());
+    let guest = Guest { name: "vm", number: 2, bars: LARGE };
+    rig.define(&guest.xml());
+    let meddle = "#!/bin/sh\n[ $2 != start ] || . /run/test/between\n";
+    rig.write("/etc/libvirt/hooks/qemu.d/60-meddle", meddle);
+    rig.must("chmod 755 /etc/libvirt/hooks/qemu.d/60-meddle");
+    rig.must("mkdir -p /run/barfit; cp /etc/barfit/barfit.toml /run/test/");
+    let before = BROKEN_BEFORE.iter().map(|&(what, before, bits)| (what, before, ":", bits));
+    let between = BROKEN_BETWEEN.iter().map(|&(what, between)| (what, ":", between, 40));
+    for (what, before, between, bits) in before.chain(between) {
+        rig.write("/run/test/between", &format!("PLAN=/run/barfit/plans/{}.json\n{between}\n", guest.uuid()));
+        rig.must(before);
+        rig.must("virsh start --paused vm");
+        assert_eq!(rig.phys_bits("vm"), bits, "{what}: {:#?}", rig.journal());
+        assert_eq!(rig.must("virsh domstate vm").trim(), "paused", "{what}");
+        rig.must("virsh destroy vm");
+        // Whatever was broken is whole again.
+        rig.must("[ ! -e /usr/bin/off ] || mv /usr/bin/off /usr/bin/barfit; rm -rf /run/barfit /etc/barfit/host.json");
+        rig.must("mkdir /run/barfit; cp /run/test/barfit.toml /etc/barfit/");
+    }
+
+    // A new daemon takes a running guest up again, whatever the hook does.
+    rig.must("rm /etc/libvirt/hooks/qemu.d/60-meddle; virsh start --paused vm");
+    let pid = rig.must("cat /run/libvirt/qemu/vm.pid");
+    for fault in ["panic", "abort", "hang"] {
+        rig.write("/run/barfit/fault", &format!("reconnect {fault}"));
+        rig.restart_daemon();
+        assert_eq!(rig.must("virsh domstate vm").trim(), "paused", "{fault}");
+        assert_eq!(rig.must("cat /run/libvirt/qemu/vm.pid"), pid, "{fault}");
+    }
+}
+
+#[test]
+fn strict_refuses_and_enforce_does_not() {
+    let rig = Rig::start(&install());
+    rig.define(&Guest { name: "vm", number: 3, bars: TOO_LARGE }.xml());
+    rig.write("/etc/barfit/host.json", NARROW);
+    mode(&rig, "strict");
+    let said = rig.run("virsh start --paused vm");
+    assert_eq!(said.status, 1, "{said:?}");
+    let reason = "exit status 1: barfit refuses to start vm: 3 of 3 GPUs would get no address. ";
+    assert!(said.stderr.contains(reason), "{said:?}");
+    for mode_name in ["enforce", "observe"] {
+        mode(&rig, mode_name);
+        rig.must("virsh start --paused vm && virsh destroy vm");
+    }
+    // Strict lets through what it can correct.
+    rig.must("rm /etc/barfit/host.json");
+    mode(&rig, "strict");
+    rig.must("virsh start --paused vm");
+    assert_eq!(rig.phys_bits("vm"), 44);
+}
+
+#[test]
+fn fifty_starts_at_once_get_each_their_own_plan() {
+    let rig = Rig::start(&install());
+    let shapes: [&[&str]; 5] = [&["128G"], &["128G"; 3], &["256G"; 3], &["512G"; 3], &["1T"; 3]];
+    let guests: Vec<(String, u32)> = (0..50).map(|number| (format!("vm{number}"), number)).collect();
+    for (name, number) in &guests {
+        let guest = Guest { name, number: 0x100 + number, bars: shapes[*number as usize % 5] };
+        rig.define(&guest.xml());
+    }
+    rig.must("seq 0 49 | xargs -P 50 -I N virsh start --paused vmN");
+    let mut widths = Vec::new();
+    for (name, number) in &guests {
+        let guest = Guest { name, number: 0x100 + number, bars: &[] };
+        let start = rig.must(&format!("cat /run/barfit/starts/{}.json", guest.uuid()));
+        let start: serde_json::Value = serde_json::from_str(&start).expect("JSON");
+        let planned = start["planned"][0].as_str().unwrap_or("bits='40'");
+        let bits = planned.split('\'').rev().nth(1).and_then(|bits| bits.parse().ok()).expect("a width");
+        assert_eq!(rig.phys_bits(name), bits, "{name}: {start}");
+        assert_eq!(start["name"], name.as_str());
+        widths.push((number % 5, bits));
+    }
+    widths.sort_unstable();
+    widths.dedup();
+    assert_eq!(widths, [(0, 41), (1, 42), (2, 43), (3, 44), (4, 45)]);
+    assert_eq!(rig.must("ls -A /run/barfit/plans | wc -l").trim(), "50");
+}
+
+#[test]
+fn nothing_is_printed_at_migrate_and_restore() {
+    let rig = Rig::start(&install());
+    rig.write("/run/test/domain.xml", &Guest { name: "vm", number: 4, bars: LARGE }.xml());
+    for operation in
+        ["migrate", "restore", "prepare", "start", "started", "reconnect", "release", "attach", "unheard-of"]
+    {
+        for hook in ["/etc/libvirt/hooks/qemu.d/50-barfit", "/usr/bin/barfit hook"] {
+            let said = rig.run(&format!("{hook} vm {operation} begin - </run/test/domain.xml"));
+            assert_eq!((said.status, said.stdout.as_str()), (0, ""), "{hook} {operation}: {said:?}");
+        }
+    }
+}
+
+#[test]
+fn another_hook_has_its_say() {
+    let rig = Rig::start(&install());
+    rig.define(&Guest { name: "vm", number: 5, bars: LARGE }.xml());
+    let other = "#!/bin/sh\ncat >/run/test/seen.$2\necho \"$@\" >>/run/test/calls\n. /run/test/other\n";
+    let chain = include_str!("../hooks/qemu");
+
+    // As qemu.d has it, and as hooks/qemu chains it where libvirt knows no qemu.d.
+    for chained in [false, true] {
+        if chained {
+            rig.must("rm -r /etc/libvirt/hooks/qemu.d");
+            rig.write("/etc/libvirt/hooks/qemu", chain);
+            rig.write("/etc/libvirt/hooks/qemu.before-barfit", other);
+        } else {
+            rig.write("/etc/libvirt/hooks/qemu", other);
+        }
+        rig.must("chmod 755 /etc/libvirt/hooks/qemu*; rm -f /run/test/calls");
+        // It fails where barfit does not: its exit code and its words come through.
+        rig.write("/run/test/other", "[ $2 != prepare ] || { echo not today >&2; exit 7; }");
+        let said = rig.run("virsh start --paused vm");
+        assert!(said.stderr.contains("exit status 7: not today"), "{chained}: {said:?}");
+        // It agrees, and so does barfit.
+        rig.write("/run/test/other", "");
+        rig.must("virsh start --paused vm");
+        assert_eq!(rig.phys_bits("vm"), 42, "{chained}");
+        // What it prints at restore is what libvirt gets: here, another word in QEMU's own arguments.
+        rig.must("virsh managedsave vm");
+        rig.write("/run/test/other", "[ $2 != restore ] || sed 's/vm</vm</; s/membar=128G/membar=128G,multifunction=off/' /run/test/seen.$2");
+        rig.must("virsh start --paused vm");
+        assert!(
+            rig.argv("vm").iter().any(|word| word.ends_with("membar=128G,multifunction=off")),
+            "{chained}"
+        );
+        assert_eq!(rig.phys_bits("vm"), 42, "{chained}");
+        rig.must("virsh destroy vm");
+        let calls = rig.must("cut -d' ' -f2 /run/test/calls | tr '\n' ' '");
+        assert_eq!(
+            calls,
+            "prepare stopped release prepare start started stopped release restore prepare start started stopped release ",
+            "{chained}"
+        );
+    }
+
+    // barfit's refusal comes through the chain, too.
+    rig.define(&Guest { name: "vm", number: 5, bars: TOO_LARGE }.xml());
+    rig.write("/etc/barfit/host.json", NARROW);
+    mode(&rig, "strict");
+    let said = rig.run("virsh start --paused vm");
+    assert!(said.stderr.contains("exit status 1: barfit refuses to start vm"), "{said:?}");
+}
+
+#[test]
+fn a_new_qemu_is_asked_again() {
+    let rig = Rig::start(&install());
+    rig.define(&Guest { name: "vm", number: 6, bars: LARGE }.xml());
+    let asked = || rig.must("grep -c -e '-machine none' /run/test/calls || :").trim().to_owned();
+    let upgrade = "cd /usr/bin; [ -e qemu.real ] || mv qemu-system-x86_64 qemu.real
+        printf '#!/bin/sh\necho \"$@\" >>/run/test/calls\nexec /usr/bin/qemu.real \"$@\"\n' >new
+        chmod 755 new; mv new qemu-system-x86_64; : >/run/test/calls; chmod 666 /run/test/calls";
+
+    // As a package without modules would: libvirt sees the shim, which is the same.
+    rig.must(upgrade);
+    rig.must("virsh domcapabilities >/dev/null");
+    assert_eq!(asked(), "0", "if libvirt notices this by itself now, `refresh` can go");
+    // The next start of a guest brings it out.
+    rig.must("virsh start --paused vm");
+    assert!(rig.journal()[0].starts_with("QEMU is newer than /usr/libexec/barfit/qemu-system-x86_64"));
+    rig.must("virsh domcapabilities >/dev/null");
+    assert_ne!(asked(), "0");
+    rig.must("virsh destroy vm");
+
+    // As distributions do: the folder of QEMU's modules changes, too, and the very next start has it right.
+    rig.must(upgrade);
+    rig.must("for folder in /usr/lib/*/qemu; do touch $folder/new; rm $folder/new; done");
+    rig.must("virsh start --paused vm");
+    assert_ne!(asked(), "0");
+    assert_eq!(rig.phys_bits("vm"), 42);
 }

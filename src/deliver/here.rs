@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::firmware_cache;
 use crate::domain::{DeviceKind, Domain, FirmwareRequest, MachineFamily};
 use crate::guest::Source;
 use crate::host::{Depth, FirmwareFile, FirmwareKind, Host, HostFacts, Program, Version, Wanted};
@@ -88,9 +89,7 @@ fn host_devices(domain: &Domain) -> impl Iterator<Item = PciAddress> {
 
 /// The guest's firmware file, by its package where that is known: reading an image takes far longer.
 fn firmware(machine: &Host, domain: &Domain) -> Option<FirmwareFile> {
-    let probe = |path: &Path| {
-        machine.firmware_file(path, Depth::Package).or_else(|| machine.firmware_file(path, Depth::Image))
-    };
+    let probe = |path: &Path| firmware_cache::firmware_file(machine, path);
     let picked = || {
         machine.firmware_for(&Wanted {
             machine: domain.machine.as_deref().unwrap_or("pc"),

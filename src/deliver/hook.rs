@@ -52,6 +52,12 @@ const LARGEST_XML: u64 = 16 << 20;
 pub fn run(root: &Path, arguments: &[OsString], input: impl Read + Send + 'static) -> Reply {
     let text = |at: usize| arguments.get(at).map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
     let (name, operation) = (text(0), text(1));
+    // Any call is a chance to notice a new QEMU.
+    for shim in shim::refresh(root) {
+        let text =
+            format!("QEMU is newer than {}: libvirt will ask for its capabilities again", shim.display());
+        let _ = journal::send(root, Priority::Info, &text, &[("BARFIT_OPERATION", &operation)]);
+    }
     if !matches!(operation.as_str(), "prepare" | "started" | "release" | "restore") {
         fault::inject(root, &operation);
         return Reply::default();
@@ -325,7 +331,10 @@ impl Hook<'_> {
 
     fn release(&self, xml: &[u8]) -> Reply {
         if let Ok(domain) = Domain::parse(xml) {
-            let _ = Plans::at(self.root).remove(&domain.uuid.unwrap_or_default());
+            let uuid = domain.uuid.unwrap_or_default();
+            let _ = Plans::at(self.root).remove(&uuid);
+            // A restore that came to nothing says nothing about the next start.
+            let _ = self.take_restoring(&uuid);
         }
         Reply::default()
     }

@@ -6,6 +6,7 @@
 //! Whatever goes wrong here, the guest is no worse off than without barfit; only `strict` refuses a start.
 
 mod fault;
+mod firmware_cache;
 pub mod here;
 pub mod hook;
 pub mod journal;

@@ -5,9 +5,10 @@
 //! root wrote it; without a plan, or for a probe, the argv goes on untouched. It never decides anything itself.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::fault;
 use super::plan_file::{self, Plans};
@@ -122,6 +123,24 @@ pub fn real_emulator(root: &Path, name: &OsStr) -> Result<PathBuf, String> {
     })
 }
 
+/// Touches the shims that are older than the emulator behind them, and names them.
+///
+/// libvirt keeps an emulator's capabilities until the time of change of its file is another (`virQEMUCapsIsValid`,
+/// libvirt 9.0). An upgrade of QEMU changes the real file, not the shim: libvirt would go on with what it knew of the
+/// old QEMU. (Where the upgrade changes QEMU's folder of modules, too, libvirt notices by itself.)
+pub fn refresh(root: &Path) -> Vec<PathBuf> {
+    let changed = |path: &Path| fs::metadata(path).ok().map(|facts| (facts.ctime(), facts.ctime_nsec()));
+    let is_stale = |shim: &PathBuf| {
+        let Some(since) = changed(shim) else { return false };
+        let real = shim.file_name().and_then(|name| real_emulator(root, name).ok());
+        let real = real.and_then(|path| changed(&root.join(path.strip_prefix("/").unwrap_or(&path))));
+        real.is_some_and(|at| at > since)
+    };
+    let touch = |shim: &PathBuf| File::open(shim).and_then(|file| file.set_modified(SystemTime::now()));
+    let shims = NAMES.iter().map(|name| root.join(FOLDER).join(name));
+    shims.filter(|shim| is_stale(shim) && touch(shim).is_ok()).collect()
+}
+
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|facts| (facts.dev(), facts.ino()))
 }
@@ -165,6 +184,18 @@ mod tests {
         let error =
             real_emulator(root.path(), OsStr::new("qemu-system-x86_64")).expect_err("no other emulator");
         assert!(error.contains("/usr/bin"), "{error}");
+    }
+
+    #[test]
+    fn a_shim_older_than_its_emulator_is_touched_once() {
+        let root = root();
+        let shim = root.path().join(FOLDER).join("qemu-system-x86_64");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(root.path().join("usr/bin/qemu-system-x86_64"), "newer").expect("written");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(refresh(root.path()), std::slice::from_ref(&shim));
+        assert_eq!(refresh(root.path()), [] as [PathBuf; 0]);
+        assert_eq!(fs::read_to_string(&shim).expect("read"), "shim");
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Host {
         Host { root: root.to_owned() }
     }
 
+    /// The directory at which its file system begins.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The CPU; what `/proc/cpuinfo` does not say is unknown.
     pub fn cpu(&self) -> HostCpu {
         cpu::read_cpu(&self.root)

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use barfit::prove::trace::{EVENTS, Register, Step, Trace};
 use serde_json::Value;
 
+/// OVMF 2025.02, which is quick, where nothing but the guests looks.
+const FIRMWARE: &str = "/usr/share/barfit-test";
+
 /// How long a firmware may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -252,11 +255,8 @@ impl Guest<'_> {
         format!("5b0d2f6e-3d57-4c0e-9a53-6c2d7f{:06x}", self.number)
     }
 
-    /// With OVMF 2025.02, which is quick. The emulator is whatever libvirt takes by itself.
+    /// The emulator is whatever libvirt takes by itself; it runs as libvirt's own user.
     pub(crate) fn xml(&self) -> String {
-        let firmware = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/firmware/trixie/usr/share/OVMF");
-        assert!(firmware.is_dir(), "{} is missing: run tests/firmware/fetch", firmware.display());
-        let firmware = firmware.display();
         let mut words = Vec::new();
         for event in EVENTS {
             words.extend(["-trace".to_owned(), event.to_owned()]);
@@ -279,8 +279,8 @@ impl Guest<'_> {
   <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <loader readonly='yes' type='pflash'>{firmware}/OVMF_CODE_4M.fd</loader>
-    <nvram template='{firmware}/OVMF_VARS_4M.fd'/>
+    <loader readonly='yes' type='pflash'>{FIRMWARE}/OVMF_CODE_4M.fd</loader>
+    <nvram template='{FIRMWARE}/OVMF_VARS_4M.fd'/>
   </os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>Skylake-Server</model></cpu>
@@ -288,6 +288,7 @@ impl Guest<'_> {
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
   </devices>
+  <seclabel type='static' model='dac' relabel='yes'><label>libvirt-qemu:libvirt-qemu</label></seclabel>
   <qemu:commandline>
 {words}  </qemu:commandline>
 </domain>
@@ -302,5 +303,12 @@ impl Guest<'_> {
 /// How barfit gets there.
 pub(crate) fn install() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    format!("{} {}", root.join("tests/libvirt/install-by-hand").display(), env!("CARGO_BIN_EXE_barfit"))
+    let firmware = root.join(".cache/firmware/trixie/usr/share/OVMF");
+    assert!(firmware.is_dir(), "{} is missing: run tests/firmware/fetch", firmware.display());
+    format!(
+        "cp -r {} {FIRMWARE}; {} {}",
+        firmware.display(),
+        root.join("tests/libvirt/install-by-hand").display(),
+        env!("CARGO_BIN_EXE_barfit")
+    )
 }
