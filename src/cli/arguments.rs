@@ -63,6 +63,21 @@ pub(super) enum Verb {
     Host(HostArguments),
     /// List the GPUs whose BARs barfit knows, by the names that --gpu and --assume-gpu take
     Catalogue(Catalogue),
+    /// Put barfit in its places on this host: hook, emulator shim, policy, rules for AppArmor and SELinux
+    ///
+    /// Nothing that is there is overwritten. A guest is started through the shim before libvirt's daemon is told of it;
+    /// whatever fails, everything goes back. Doing it again brings an installation up to date.
+    Install(Install),
+    /// Take barfit away and restore what was there before, byte for byte
+    ///
+    /// Files that were changed since are left and named.
+    Uninstall(Uninstall),
+    /// Show what happened at the last start of each guest
+    Status {
+        /// How to show it
+        #[arg(long, default_value = "human")]
+        format: Format,
+    },
     /// Print shell completions
     Completions {
         /// For which shell
@@ -190,6 +205,29 @@ pub(super) struct Catalogue {
     /// How to show them
     #[arg(long, default_value = "human")]
     pub(super) format: Format,
+}
+
+#[derive(Args)]
+pub(super) struct Install {
+    /// Say what would be done, do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Install into the tree of an image: files only, no command is run
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(super) root: PathBuf,
+    /// Without the emulator shim: the hook reports, and refuses in strict mode, but corrects nothing
+    #[arg(long)]
+    pub(super) no_shim: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Uninstall {
+    /// Say what would be done, do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Remove from the tree of an image
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(super) root: PathBuf,
 }
 
 /// A GPU by its name on the command line.

@@ -9,6 +9,7 @@ mod arguments;
 mod change;
 mod check;
 mod facts;
+mod host_wide;
 mod input;
 mod judge;
 mod output;
@@ -54,6 +55,9 @@ fn verb(verb: Verb, terminal: &Terminal) -> Result<Output, Failure> {
         Verb::Prove(arguments) => prove(&arguments),
         Verb::Host(arguments) => facts::host(&arguments, terminal.paint()),
         Verb::Catalogue(arguments) => facts::catalogue(&arguments, terminal.paint()),
+        Verb::Install(arguments) => host_wide::install(&arguments),
+        Verb::Uninstall(arguments) => host_wide::uninstall(&arguments),
+        Verb::Status { format } => host_wide::status(format),
         Verb::Completions { shell } => Ok(shell::completions(shell)),
         Verb::Man { verb } => shell::man(verb.as_deref()),
     }
