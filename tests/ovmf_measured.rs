@@ -1,5 +1,5 @@
 //! Random guests that were booted on real OVMF (QEMU 7.2, TCG, stand-in devices): the prediction must give every
-//! BAR the very address that the firmware gave it. How to measure again, and the seeds: docs/fidelity.md.
+//! BAR the very address that the firmware gave it. See docs/fidelity.md.
 
 use std::collections::BTreeMap;
 
