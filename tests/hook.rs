@@ -3,6 +3,9 @@
 //!
 //! Needs root and the packages that `tests/install-programs` installs.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 #[path = "hook/rig.rs"]
 mod rig;
 
@@ -299,4 +302,31 @@ fn a_new_qemu_is_asked_again() {
     rig.must("virsh start --paused vm");
     assert_ne!(asked(), "0");
     assert_eq!(rig.phys_bits("vm"), 42);
+}
+
+/// Of a guest that `rewrite` (as `apply` does) has corrected, and of one that only the shim has: the other host's
+/// barfit decides alike.
+#[test]
+fn a_corrected_guest_migrates() {
+    let (source, mut target) = (Rig::start(&install()), Rig::start(&install()));
+    let shared = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).expect("open to all");
+    let address = target.become_another_host(shared.path());
+    for (name, number) in [("defined", 7), ("shimmed", 8)] {
+        source.define(&Guest { name, number, bars: LARGE }.xml());
+        if name == "defined" {
+            source.must("barfit rewrite --policy /etc/barfit/barfit.toml /run/test/domain.xml >/run/test/corrected.xml");
+            source.must("virsh define /run/test/corrected.xml");
+        }
+        source.must(&format!("virsh start --paused {name}"));
+        assert_eq!(source.phys_bits(name), 42);
+        source.must(&format!(
+            "virsh migrate --unsafe --persistent {name} '{address}' unix://{}/{name}.sock",
+            shared.path().display()
+        ));
+        assert_eq!(target.phys_bits(name), 42, "{name}: {:#?}", target.journal());
+        assert_eq!(target.must(&format!("virsh domstate {name}")).trim(), "paused");
+        let kept = target.must(&format!("virsh dumpxml --inactive {name}"));
+        assert_eq!(kept.contains("<maxphysaddr mode='emulate' bits='42'/>"), name == "defined", "{kept}");
+    }
 }

@@ -22,6 +22,9 @@ pub(crate) struct Rig {
     child: Child,
     pid: u32,
     journal: UnixDatagram,
+    uri: String,
+    /// Goes before `libvirtd` when it is started again.
+    launcher: String,
 }
 
 /// What a command did.
@@ -57,7 +60,7 @@ impl Rig {
         fs::create_dir_all(socket.parent().expect("a folder")).expect("made");
         let journal = UnixDatagram::bind(socket).expect("bound");
         journal.set_nonblocking(true).expect("set");
-        Rig { child, pid, journal }
+        Rig { child, pid, journal, uri: "qemu:///system".to_owned(), launcher: String::new() }
     }
 
     /// A file of the namespaces, as seen from outside.
@@ -75,7 +78,15 @@ impl Rig {
     pub(crate) fn run(&self, command: &str) -> Said {
         let output = Command::new("nsenter")
             .args(["--mount", "--pid", "--net", "--target", &self.pid.to_string()])
-            .args(["env", "LC_ALL=C", "LIBVIRT_DEFAULT_URI=qemu:///system", "timeout", "300", "sh", "-c"])
+            .args([
+                "env",
+                "LC_ALL=C",
+                &format!("LIBVIRT_DEFAULT_URI={}", self.uri),
+                "timeout",
+                "300",
+                "sh",
+                "-c",
+            ])
             .arg(command)
             .output()
             .expect("nsenter runs (Debian: util-linux)");
@@ -105,6 +116,19 @@ impl Rig {
         self.must("virsh -q uri");
         // Guests are taken up again by threads of their own.
         self.must("virsh -q list --all; sleep 1; virsh -q list --all");
+    }
+
+    /// Makes this a host of another name and identity, whose libvirtd has its sockets in `folder`; returns its address.
+    pub(crate) fn become_another_host(&mut self, folder: &Path) -> String {
+        let conf = format!(
+            "host_uuid = \"11111111-2222-4333-8444-555555555555\"\nunix_sock_dir = \"{}\"\n",
+            folder.display()
+        );
+        self.write("/etc/libvirt/libvirtd.conf", &conf);
+        self.launcher = "unshare --uts sh -c 'hostname other-host; exec \"$@\"' --".to_owned();
+        self.uri = format!("qemu+unix:///system?socket={}/libvirt-sock", folder.display());
+        self.restart_daemon();
+        self.uri.clone()
     }
 
     /// What barfit has told the journal since the last time.
