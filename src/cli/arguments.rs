@@ -58,7 +58,11 @@ pub(super) enum Verb {
     /// Ask the same of a guest that has no XML yet: how many bits a flavor needs
     Size(Size),
     /// Ask the real firmware, in the real QEMU with stand-in devices
-    Prove(crate::prove::command::Arguments),
+    ///
+    /// Boots the domain's firmware under TCG with a guest of the same RAM, width and PCI tree, as the domain stands and
+    /// after the change, and compares what it does with what `check` predicts. No GPU, no root, no libvirt; nothing of
+    /// the host is touched. Exit status: 0 prediction and truth agree; 1 they do not, or time was up.
+    Prove(Prove),
     /// Print what barfit knows of this machine, in the format that --host reads
     Host(HostArguments),
     /// List the GPUs whose BARs barfit knows, by the names that --gpu and --assume-gpu take
@@ -120,6 +124,61 @@ pub(super) struct Rewrite {
     pub(super) domain: OsString,
     #[command(flatten)]
     pub(super) judging: Judging,
+}
+
+#[derive(Args)]
+pub(super) struct Prove {
+    /// Domain XML: a file, `-` for standard input, or with --connect a domain's name
+    #[arg(required_unless_present = "sweep")]
+    pub(super) domain: Option<OsString>,
+    /// Only the domain as it stands
+    #[arg(long)]
+    pub(super) before: bool,
+    /// Only the domain after the change
+    #[arg(long, conflicts_with = "before")]
+    pub(super) after: bool,
+    /// Boot this Linux after the firmware and report what it can use
+    #[arg(long, value_name = "FILE", requires = "initrd")]
+    pub(super) kernel: Option<PathBuf>,
+    /// Its initramfs
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(super) initrd: Option<PathBuf>,
+    /// Random guests instead of a domain: how many; JSON, a line each
+    #[arg(long, value_name = "N", conflicts_with_all = ["domain", "before", "after", "kernel", "connect", "host", "policy", "assume_gpu"])]
+    pub(super) sweep: Option<u64>,
+    /// Seed of the random guests
+    #[arg(long, value_name = "S", default_value_t = 1, requires = "sweep")]
+    pub(super) seed: u64,
+    /// Number of the first random guest under the seed
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "sweep")]
+    pub(super) from: u64,
+    /// QEMUs side by side; as many as there are CPUs unless given
+    #[arg(long, value_name = "N", requires = "sweep")]
+    pub(super) jobs: Option<usize>,
+    /// Seconds after which a boot is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    pub(super) timeout: u64,
+    /// Another QEMU than the one in PATH
+    #[arg(long, value_name = "FILE")]
+    pub(super) qemu: Option<PathBuf>,
+    /// Let the host's CPU execute the guest: faster, but it must be as wide as the guest
+    #[arg(long)]
+    pub(super) kvm: bool,
+    /// Ask this libvirt for the domain
+    #[arg(long, short, value_name = "URI")]
+    pub(super) connect: Option<String>,
+    /// Host facts (as `barfit host` prints them) instead of this machine
+    #[arg(long, value_name = "FILE")]
+    pub(super) host: Option<PathBuf>,
+    /// The firmware to boot: a file, or an era that a file of this machine has; with --sweep files, as many as wanted
+    #[arg(long, value_name = "PATH|ERA")]
+    pub(super) firmware: Vec<String>,
+    /// Policy instead of /etc/barfit/barfit.toml and /etc/barfit/barfit.d/*.toml
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// Take devices that no source knows to be this GPU
+    #[arg(long, value_name = "SLUG", value_parser = gpu)]
+    pub(super) assume_gpu: Option<&'static Entry>,
 }
 
 /// What a judgement rests on beside the domain.

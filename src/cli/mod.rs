@@ -13,6 +13,7 @@ mod host_wide;
 mod input;
 mod judge;
 mod output;
+mod prove;
 mod shell;
 mod size;
 
@@ -52,7 +53,7 @@ fn verb(verb: Verb, terminal: &Terminal) -> Result<Output, Failure> {
         Verb::Diff(arguments) => change::diff(&arguments, terminal.paint()),
         Verb::Rewrite(arguments) => change::rewrite(&arguments),
         Verb::Size(arguments) => size::size(&arguments, terminal.paint()),
-        Verb::Prove(arguments) => prove(&arguments),
+        Verb::Prove(arguments) => prove::prove(&arguments),
         Verb::Host(arguments) => facts::host(&arguments, terminal.paint()),
         Verb::Catalogue(arguments) => facts::catalogue(&arguments, terminal.paint()),
         Verb::Install(arguments) => host_wide::install(&arguments),
@@ -61,12 +62,6 @@ fn verb(verb: Verb, terminal: &Terminal) -> Result<Output, Failure> {
         Verb::Completions { shell } => Ok(shell::completions(shell)),
         Verb::Man { verb } => shell::man(verb.as_deref()),
     }
-}
-
-/// `prove` runs for minutes to hours, so it alone prints as it goes.
-fn prove(arguments: &crate::prove::command::Arguments) -> Result<Output, Failure> {
-    let agree = crate::prove::command::run(arguments, &mut std::io::stdout(), &mut std::io::stderr());
-    agree.map(|agree| Output { no: !agree, ..Output::default() }).map_err(Failure::new)
 }
 
 /// What clap has to say: help and version are answers, everything else a failure.

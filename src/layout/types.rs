@@ -99,6 +99,19 @@ pub enum Firmware {
     SeaBios(SeaBiosRules),
 }
 
+impl Firmware {
+    /// What people call it: `OVMF 202411`, `OVMF 202411 with an exact X-PciMmio64Mb`, `SeaBIOS 1.16.2`.
+    pub fn name(&self) -> String {
+        match self {
+            Firmware::Ovmf(rules) if rules.fw_cfg_override => {
+                format!("OVMF {} with an exact X-PciMmio64Mb", rules.era)
+            }
+            Firmware::Ovmf(rules) => format!("OVMF {}", rules.era),
+            Firmware::SeaBios(rules) => format!("SeaBIOS {}", rules.version),
+        }
+    }
+}
+
 /// How OVMF decides, as data: one row an era plus what a build may differ in (backports, build options).
 /// Sources: edk2 OvmfPkg/Library/PlatformInitLib/MemDetect.c and MdeModulePkg PciBusDxe at the named tags.
 #[derive(Clone, Debug, PartialEq, Eq)]

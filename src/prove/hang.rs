@@ -3,7 +3,7 @@
 //! Two proofs, neither of which a slow or busy machine can forge. *Still*: the virtual CPU's registers are the
 //! same in many looks although it has run in between (edk2's `CpuDeadLoop` spins so), or it is halted with
 //! interrupts off. *Silent*: it has used several times as much CPU time without a sign of progress as
-//! the same firmware at the same width needs for a small guest. Time is the CPU time of the virtual CPU's
+//! the same firmware at the same width needs for a bare guest. Time is the CPU time of the virtual CPU's
 //! thread, not of the wall clock.
 
 use std::time::Duration;
@@ -93,12 +93,12 @@ impl Watch {
             .then(|| format!("the CPU stands still at {:#x}", look.rip))
     }
 
-    /// Whether silence has lasted too long, measured against the `longest` that a small guest needs.
+    /// Whether silence has lasted too long, measured against the `longest` that a bare guest needs.
     pub(super) fn silent(&self, cpu: Duration, longest: Duration) -> Option<String> {
         let bound = SILENCE_FLOOR.max(longest.saturating_mul(SILENCE_FACTOR));
         (self.silence(cpu) > bound).then(|| {
             format!(
-                "no progress in {} s of CPU time, where a small guest needs {} s",
+                "no progress in {} s of CPU time, where a bare guest needs {} s",
                 self.silence(cpu).as_secs(),
                 longest.as_secs()
             )

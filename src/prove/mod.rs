@@ -8,17 +8,18 @@
 //! This room starts processes; it prints only where it is handed something to print to. What it knows about
 //! QEMU's options and traces was measured with QEMU 7.2.
 
-pub mod command;
 mod compare;
 mod files;
 mod geometry;
 mod hang;
 mod observe;
+mod proof;
 mod qemu;
 mod qmp;
 mod rig;
 mod stand_in;
 mod sweep;
+mod text;
 pub mod trace;
 
 use std::path::PathBuf;
@@ -27,9 +28,11 @@ pub use compare::{Agreement, compare};
 pub use files::{FirmwareFiles, find_qemu};
 pub use geometry::{Geometry, geometry};
 pub use observe::{Limits, Observed, Seen, boot};
-pub use rig::{Accel, Rig};
-pub use stand_in::{Device, StandIn, Stood, stand_in};
+pub use proof::{Proof, complaints, prove, used_by_linux};
+pub use rig::{Accel, Linux, Rig};
+pub use stand_in::{Device, Fixed, StandIn, Stood, stand_in};
 pub use sweep::{Case, Subject, Summary, case, rule, sweep};
+pub use text::proof_text;
 
 /// What goes wrong while asking, as opposed to what the firmware answers.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::hang::{Look, SILENCE_FLOOR, Watch};
 use super::qemu::{self, Line, Qemu};
-use super::rig::{Rig, small};
+use super::rig::{Rig, bare};
 use super::stand_in::{StandIn, stand_in};
 use super::trace::{Register, Step, Trace};
 use super::{Error, Result};
@@ -45,6 +45,10 @@ pub struct Observed {
     pub time: Duration,
     /// CPU time the guest took.
     pub cpu: Duration,
+    /// Where each BAR's register is found in the guest; empty unless the firmware finished.
+    pub registers: BTreeMap<(FunctionId, u8), Register>,
+    /// What the Linux guest wrote on its console, if one was booted.
+    pub console: Option<String>,
 }
 
 /// How a boot went.
@@ -77,10 +81,18 @@ struct Boot {
     cpu: Duration,
     began: bool,
     message: String,
+    registers: BTreeMap<(FunctionId, u8), Register>,
 }
 
 /// How often the virtual CPU is looked at while the firmware is silent.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The kernel's last word before it hands over: PCI is settled by then.
+const INIT_STARTS: &str = "Run /init as init process";
+/// What an initramfs may print when it has no more to say.
+const ALL_SAID: &str = "barfit: end";
+/// A guest that says nothing for so long after its start has said all.
+const QUIET: Duration = Duration::from_secs(20);
 
 impl Boot {
     fn start(rig: &Rig, stand: &StandIn) -> Result<Boot> {
@@ -94,6 +106,7 @@ impl Boot {
             cpu: Duration::ZERO,
             began: false,
             message: String::new(),
+            registers: BTreeMap::new(),
         })
     }
 
@@ -103,7 +116,31 @@ impl Boot {
                 break seen;
             }
         };
-        Ok(Observed { seen, time: self.started.elapsed(), cpu: self.cpu })
+        let finished = matches!(seen, Seen::Placed(_));
+        let console = if finished && rig.linux.is_some() { self.linux(limits)? } else { None };
+        Ok(Observed { seen, time: self.started.elapsed(), cpu: self.cpu, registers: self.registers, console })
+    }
+
+    /// Lets the Linux guest run until it powers off, says that it has said all, or falls silent after its start.
+    fn linux(&mut self, limits: &Limits) -> Result<Option<String>> {
+        let mut quiet_since = Instant::now();
+        let mut console = String::new();
+        loop {
+            if limits.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let closed = matches!(self.qemu.line(LOOK_EVERY), Line::Closed);
+            let now = self.qemu.console()?;
+            if now.len() != console.len() {
+                quiet_since = Instant::now();
+                console = now;
+            }
+            let started = console.contains(INIT_STARTS);
+            let all_said = console.contains(ALL_SAID) || started && quiet_since.elapsed() > QUIET;
+            if closed || all_said || self.started.elapsed() > limits.timeout {
+                return Ok(Some(console));
+            }
+        }
     }
 
     fn step(&mut self, rig: &Rig, stand: &StandIn, limits: &Limits) -> Result<Option<Seen>> {
@@ -175,9 +212,10 @@ impl Boot {
         Ok(None)
     }
 
-    /// The longest silence of a small guest with the same firmware and CPU, in CPU time.
+    /// The longest silence of a bare guest with the same firmware and CPU, in CPU time.
     fn baseline(&mut self, rig: &Rig, guest: &Guest, limits: &Limits) -> Result<Duration> {
-        let key = format!("{:?} {:?}", guest.machine.chipset, guest.cpu);
+        let bare = bare(guest);
+        let key = format!("{:?} {:?} {:?} {:?}", bare.machine.chipset, bare.cpu, bare.ram, bare.mmio64_mb);
         let known = |rig: &Rig| rig.baselines.lock().ok().and_then(|map| map.get(&key).copied());
         if let Some(longest) = known(rig) {
             return Ok(longest);
@@ -185,28 +223,28 @@ impl Boot {
         if let Some(monitor) = self.qemu.monitor()? {
             monitor.execute("stop", json!({}))?;
         }
-        let stand = stand_in(&small(guest))?;
-        let mut small = Boot::start(rig, &stand)?;
+        let stand = stand_in(&bare)?;
+        let mut bare = Boot::start(rig, &stand)?;
         let longest = loop {
             if limits.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            match small.qemu.line(LOOK_EVERY) {
+            match bare.qemu.line(LOOK_EVERY) {
                 Line::Text(line) => {
-                    let step = small.trace.line(&line);
+                    let step = bare.trace.line(&line);
                     if step != Step::Other {
-                        small.cpu = small.qemu.cpu_time().ok().flatten().unwrap_or(small.cpu);
-                        small.watch.progress(small.cpu);
+                        bare.cpu = bare.qemu.cpu_time().ok().flatten().unwrap_or(bare.cpu);
+                        bare.watch.progress(bare.cpu);
                     }
                     if step == Step::Done {
-                        break small.watch.longest_silence();
+                        break bare.watch.longest_silence();
                     }
                 }
-                Line::Nothing => small.cpu = small.qemu.cpu_time().ok().flatten().unwrap_or(small.cpu),
-                // Not even the small guest gets anywhere: silence proves nothing then.
+                Line::Nothing => bare.cpu = bare.qemu.cpu_time().ok().flatten().unwrap_or(bare.cpu),
+                // Not even the bare guest gets anywhere: silence proves nothing then.
                 Line::Closed => break limits.timeout,
             }
-            if small.started.elapsed() > limits.timeout {
+            if bare.started.elapsed() > limits.timeout {
                 break limits.timeout;
             }
         };
@@ -229,6 +267,7 @@ impl Boot {
         let mut found = BTreeMap::new();
         mirror(&stand.guest.bus, bus_devices(&buses, 0), &buses, &mut found)?;
         let bits = stand.guest.cpu.phys_bits;
+        self.registers = found.iter().map(|(key, (register, _))| (*key, *register)).collect();
         let placed = found.into_iter().map(|((function, _), (register, bar))| {
             let address = mapped.get(&register).copied();
             let end = address.and_then(|a| a.checked_add(bar.size.get()));

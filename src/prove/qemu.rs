@@ -15,6 +15,9 @@ use super::{Error, Result};
 /// A Unix socket's path may be this long.
 const SOCKET_PATH_MAX: usize = 107;
 
+/// Name of the file in its folder that takes the guest's serial console.
+pub(super) const CONSOLE: &str = "console";
+
 /// What the trace pipe brought.
 #[derive(Debug)]
 pub(super) enum Line {
@@ -103,6 +106,13 @@ impl Qemu {
         let text = std::fs::read_to_string(&path).map_err(Error::io(path))?;
         let nanoseconds = text.split_whitespace().next().and_then(|t| t.parse().ok());
         Ok(nanoseconds.map(Duration::from_nanos))
+    }
+
+    /// What the guest has written on its serial console so far.
+    pub(super) fn console(&self) -> Result<String> {
+        let path = self.folder.path().join(CONSOLE);
+        let bytes = std::fs::read(&path).map_err(Error::io(path.display().to_string()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Waits for its end, which is near, and tells whether it was a success.

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::qemu::CONSOLE;
 use super::stand_in::{Device, StandIn};
 use super::trace::EVENTS;
 use super::{Error, FirmwareFiles, Result};
 use crate::layout::{
-    Bridge, BridgeKind, Chipset, CpuVendor, Function, FunctionId, Guest, GuestCpu, Role, built_in,
+    Bridge, BridgeKind, Chipset, CpuVendor, Function, FunctionId, Guest, GuestCpu, Role, WidthRule, built_in,
+    lay_out,
 };
 use crate::units::{Bytes, GIB, MIB};
 
@@ -27,6 +29,18 @@ pub enum Accel {
     Kvm,
 }
 
+/// A Linux guest: its word on which BARs it can use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linux {
+    /// Its kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initrd: PathBuf,
+}
+
+/// The guest need not initialise all of its RAM, nor trust the timer of a busy machine.
+const KERNEL_COMMAND_LINE: &str = "console=ttyS0 panic=-1 no_timer_check mem=2G";
+
 /// Everything that is the same for every guest booted: the programs and files.
 #[derive(Debug)]
 pub struct Rig {
@@ -36,14 +50,16 @@ pub struct Rig {
     pub firmware: FirmwareFiles,
     /// What executes.
     pub accel: Accel,
-    /// Longest silence of a small guest, by CPU: measured when a boot looks like a hang.
+    /// A Linux to boot after the firmware.
+    pub linux: Option<Linux>,
+    /// Longest silence of a bare guest, by what makes its width: measured when a boot looks like a hang.
     pub(super) baselines: Mutex<BTreeMap<String, Duration>>,
 }
 
 impl Rig {
     /// A rig of these programs and files.
     pub fn new(qemu: PathBuf, firmware: FirmwareFiles, accel: Accel) -> Rig {
-        Rig { qemu, firmware, accel, baselines: Mutex::default() }
+        Rig { qemu, firmware, accel, linux: None, baselines: Mutex::default() }
     }
 
     /// QEMU's arguments for a guest, without the program's name. Files it needs (the copy of the NVRAM, empty
@@ -51,8 +67,7 @@ impl Rig {
     pub(super) fn arguments(&self, stand: &StandIn, folder: &Path) -> Result<Vec<String>> {
         let guest = &stand.guest;
         let mut args = Args::default();
-        args.push(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "none"]);
-        args.push(["-parallel", "none", "-net", "none"]);
+        args.push(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         args.push(["-accel", if self.accel == Accel::Kvm { "kvm" } else { "tcg" }]);
         machine(guest, &mut args)?;
         args.push(["-cpu", &cpu(&guest.cpu)?]);
@@ -61,6 +76,11 @@ impl Rig {
         }
         args.push(["-qmp", &format!("unix:{},server=on,wait=off", quoted(&folder.join("qmp")))]);
         self.flash(folder, &mut args)?;
+        if let Some(linux) = &self.linux {
+            args.push(["-serial", &format!("file:{}", quoted(&folder.join(CONSOLE)))]);
+            args.push(["-kernel", &linux.kernel.display().to_string()]);
+            args.push(["-initrd", &linux.initrd.display().to_string(), "-append", KERNEL_COMMAND_LINE]);
+        }
         if let Some(value) = &guest.mmio64_mb {
             let value = value.replace(',', ",,");
             args.push(["-fw_cfg", &format!("name=opt/ovmf/X-PciMmio64Mb,string={value}")]);
@@ -255,15 +275,11 @@ impl Devices<'_> {
                 format!("nvme,serial=0,cmb_size_mb={},pmrdev={memory}", buffer.get() / MIB)
             }
             Device::Display { memory } => format!("bochs-display,vgamem={}", memory.get()),
-            Device::Edu => "edu".to_owned(),
-            Device::Audio => "intel-hda".to_owned(),
             Device::QxlVga { large } => format!(
                 "qxl-vga,ram_size_mb=1,vram_size_mb=1,vgamem_mb=1,vram64_size_mb={}",
                 large.get() / MIB
             ),
-            Device::PlainVga => "VGA".to_owned(),
-            Device::Virtio => "virtio-serial-pci,disable-legacy=on,disable-modern=off".to_owned(),
-            Device::Xhci => "qemu-xhci".to_owned(),
+            Device::Fixed(fixed) => fixed.driver.to_owned(),
         };
         self.later.push(format!("{driver},{place}"));
         Ok(())
@@ -282,18 +298,22 @@ fn qemu_id(id: FunctionId) -> String {
     format!("f{}", id.0)
 }
 
-/// The same firmware and CPU with 2 GiB of RAM and nothing plugged in: what a hang is measured against.
-pub(super) fn small(guest: &Guest) -> Guest {
+/// A guest with nothing plugged in and an address space of the same width: what a hang is measured against, for it
+/// is the width that firmware spends its time on.
+///
+/// Where the width is the CPU's, it stays that with little RAM and no `X-PciMmio64Mb`, which may be what hangs the
+/// guest. Elsewhere RAM and window make the width, and stay.
+pub(super) fn bare(guest: &Guest) -> Guest {
     let mut next = 0;
     let next_id = || {
         next += 1;
         FunctionId(next)
     };
-    Guest {
-        ram: Bytes(2 * GIB),
-        hotplug: None,
-        mmio64_mb: None,
-        bus: built_in(guest.machine.chipset, next_id),
-        ..guest.clone()
+    let mut bare = Guest { bus: built_in(guest.machine.chipset, next_id), ..guest.clone() };
+    if !matches!(lay_out(guest).width.because, WidthRule::NotTrusted | WidthRule::NotRead) {
+        bare.ram = Bytes(2 * GIB);
+        bare.hotplug = None;
+        bare.mmio64_mb = None;
     }
+    bare
 }

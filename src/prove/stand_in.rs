@@ -9,6 +9,7 @@
 //! | `pci-testdev` | 0: 4 KiB mem32; 1: 256 B I/O; 2: any size, 64-bit prefetchable, or none |
 //! | `bochs-display` | 0: 4 to 256 MiB mem32 prefetchable; 2: 4 KiB mem32 |
 //! | `edu` | 0: 1 MiB mem32 |
+//! | emulated devices | theirs |
 //! | `qxl-vga`, one a guest | VGA class; 0: 16 MiB, 1: 1 MiB, 2: 8 KiB mem32; 3: 32 B I/O; 4: 64-bit prefetchable |
 //!
 //! A function with more BARs than one of these has becomes several functions of the same slot, so that the port
@@ -55,26 +56,83 @@ pub enum Device {
         /// BAR 0, 4 to 256 MiB.
         memory: Bytes,
     },
-    /// `edu`.
-    Edu,
-    /// `intel-hda`, the audio function of a display card.
-    Audio,
     /// `qxl-vga`: class VGA.
     QxlVga {
         /// BAR 4.
         large: Bytes,
     },
-    /// `VGA`: class VGA, no 64-bit BAR.
-    PlainVga,
-    /// `virtio-serial-pci`: has the BARs of every modern virtio device with MSI-X.
-    Virtio,
-    /// `qemu-xhci`.
-    Xhci,
+    /// A device whose BARs are always the same.
+    Fixed(&'static Fixed),
+}
+
+/// A QEMU device whose BARs are always the same.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// Its name and options.
+    pub driver: &'static str,
+    vga: bool,
+    usb: bool,
+    bars: &'static [Bar],
 }
 
 const fn bar(index: u8, size: u64, kind: BarKind) -> Bar {
     Bar { index, size: Bytes(size), kind }
 }
+
+const fn fixed(driver: &'static str, bars: &'static [Bar]) -> Fixed {
+    Fixed { driver, vga: false, usb: false, bars }
+}
+
+const fn vga(driver: &'static str, bars: &'static [Bar]) -> Fixed {
+    Fixed { driver, vga: true, usb: false, bars }
+}
+
+const fn usb(driver: &'static str, bars: &'static [Bar]) -> Fixed {
+    Fixed { driver, vga: false, usb: true, bars }
+}
+
+static EDU: Fixed = fixed("edu", &[bar(0, MIB, BarKind::Mem32)]);
+static AUDIO: Fixed = fixed("intel-hda", &[bar(0, 16 * KIB, BarKind::Mem32)]);
+
+/// Devices that guests have beside those passed through, or that have the same BARs.
+static FIXED: [Fixed; 15] = {
+    use BarKind::{Io, Mem32, Mem32Prefetchable, Mem64, Mem64Prefetchable};
+    const MODERN: &str = "virtio-serial-pci,disable-legacy=on,disable-modern=off";
+    const BALLOON: &str = "virtio-balloon-pci,disable-legacy=on,disable-modern=off";
+    [
+        fixed(MODERN, &[bar(1, 4 * KIB, Mem32), bar(4, 16 * KIB, Mem64Prefetchable)]),
+        fixed(BALLOON, &[bar(4, 16 * KIB, Mem64Prefetchable)]),
+        fixed(
+            "virtio-serial-pci,disable-legacy=off",
+            &[bar(0, 64, Io), bar(1, 4 * KIB, Mem32), bar(4, 16 * KIB, Mem64Prefetchable)],
+        ),
+        fixed(
+            "virtio-rng-pci,disable-legacy=off",
+            &[bar(0, 32, Io), bar(1, 4 * KIB, Mem32), bar(4, 16 * KIB, Mem64Prefetchable)],
+        ),
+        fixed(
+            "virtio-balloon-pci,disable-legacy=off",
+            &[bar(0, 64, Io), bar(4, 16 * KIB, Mem64Prefetchable)],
+        ),
+        fixed("edu", &[bar(0, MIB, Mem32)]),
+        fixed("intel-hda", &[bar(0, 16 * KIB, Mem32)]),
+        fixed("nvme,serial=0", &[bar(0, 16 * KIB, Mem64)]),
+        fixed("ich9-ahci", &[bar(4, 32, Io), bar(5, 4 * KIB, Mem32)]),
+        usb("qemu-xhci", &[bar(0, 16 * KIB, Mem64)]),
+        usb("usb-ehci", &[bar(0, 4 * KIB, Mem32)]),
+        usb("ich9-usb-uhci1", &[bar(4, 32, Io)]),
+        vga("VGA", &[bar(0, 16 * MIB, Mem32Prefetchable), bar(2, 4 * KIB, Mem32)]),
+        vga(
+            "virtio-vga",
+            &[
+                bar(0, 8 * MIB, Mem32Prefetchable),
+                bar(2, 16 * KIB, Mem64Prefetchable),
+                bar(4, 4 * KIB, Mem32),
+            ],
+        ),
+        vga("cirrus-vga,vgamem_mb=16", &[bar(0, 32 * MIB, Mem32Prefetchable), bar(1, 4 * KIB, Mem32)]),
+    ]
+};
 
 impl Device {
     /// The BARs it has in QEMU, expansion ROM excepted.
@@ -98,8 +156,6 @@ impl Device {
             Device::Display { memory } => {
                 vec![bar(0, memory.get(), Mem32Prefetchable), bar(2, 4 * KIB, Mem32)]
             }
-            Device::Edu => vec![bar(0, MIB, Mem32)],
-            Device::Audio => vec![bar(0, 16 * KIB, Mem32)],
             Device::QxlVga { large } => vec![
                 bar(0, 16 * MIB, Mem32),
                 bar(1, MIB, Mem32),
@@ -107,14 +163,16 @@ impl Device {
                 bar(3, 32, Io),
                 bar(4, large.get(), Mem64Prefetchable),
             ],
-            Device::PlainVga => vec![bar(0, 16 * MIB, Mem32Prefetchable), bar(2, 4 * KIB, Mem32)],
-            Device::Virtio => vec![bar(1, 4 * KIB, Mem32), bar(4, 16 * KIB, Mem64Prefetchable)],
-            Device::Xhci => vec![bar(0, 16 * KIB, Mem64)],
+            Device::Fixed(fixed) => fixed.bars.to_vec(),
         }
     }
 
     fn vga(&self) -> bool {
-        matches!(self, Device::QxlVga { .. } | Device::PlainVga)
+        matches!(self, Device::QxlVga { .. } | Device::Fixed(Fixed { vga: true, .. }))
+    }
+
+    fn usb(&self) -> bool {
+        matches!(self, Device::Fixed(Fixed { usb: true, .. }))
     }
 }
 
@@ -228,7 +286,7 @@ impl Maker {
             bars.extend(f.bars.iter().filter(|b| n == 0 && b.index == 6));
             registers.extend(part.stands_for.iter().map(|&(was, is)| (was, id, is)));
             self.devices.insert(id, part.device);
-            let (vga, usb) = (part.device.vga(), part.device == Device::Xhci);
+            let (vga, usb) = (part.device.vga(), part.device.usb());
             out.push(Function { id, device: f.device, function, bars, vga, usb, role: Role::Endpoint });
         }
         let vga = out.iter().any(|o| o.vga && o.id == f.id);
@@ -245,7 +303,7 @@ impl Maker {
     /// The devices that together have BARs like those of `f`.
     fn parts(&mut self, f: &Function) -> Vec<Part> {
         let own: Vec<Bar> = f.bars.iter().copied().filter(|b| b.index != 6).collect();
-        if let Some(device) = exact(&own, f.vga) {
+        if let Some(device) = exact(&own, f) {
             let same: Vec<(u8, u8)> = own.iter().map(|b| (b.index, b.index)).collect();
             return vec![Part::new(device, &same)];
         }
@@ -293,7 +351,7 @@ impl Maker {
                 self.note(f, "a 32-bit BAR above 256 MiB is stood for by one of 256 MiB");
             }
             let device = match size {
-                MIB => Device::Edu,
+                MIB => Device::Fixed(&EDU),
                 _ => Device::Display { memory: Bytes(size.clamp(4 * MIB, 256 * MIB)) },
             };
             parts.push(Part::new(device, &[(b.index, 0)]));
@@ -301,7 +359,7 @@ impl Maker {
         if parts.is_empty() {
             // Only registers that vanish in a bridge's rounding.
             let stands_for: Vec<(u8, u8)> = own.first().map(|b| (b.index, 0)).into_iter().collect();
-            parts.push(Part::new(Device::Audio, &stands_for));
+            parts.push(Part::new(Device::Fixed(&AUDIO), &stands_for));
         }
         parts
     }
@@ -320,27 +378,20 @@ fn vga_has(parts: &[Part], bar: &Bar) -> bool {
     matches!(parts.first(), Some(Part { device: Device::QxlVga { .. }, .. })) && bar.size.get() <= 16 * MIB
 }
 
-/// A device of QEMU that has exactly these BARs.
-fn exact(bars: &[Bar], vga: bool) -> Option<Device> {
+/// A device of QEMU that has exactly the BARs `bars` of `f`.
+fn exact(bars: &[Bar], f: &Function) -> Option<Device> {
     let mut wanted = bars.to_vec();
     wanted.sort_by_key(|b| b.index);
     let at = |index: u8| bars.iter().find(|b| b.index == index).map(|b| b.size);
-    let mut candidates = vec![
-        Device::Virtio,
-        Device::Xhci,
-        Device::Edu,
-        Device::Audio,
-        Device::PlainVga,
-        Device::TestDevice { large: at(2) },
-    ];
-    candidates.extend(
-        at(0).filter(|s| (4 * MIB..=256 * MIB).contains(&s.get())).map(|memory| Device::Display { memory }),
-    );
+    let mut candidates: Vec<Device> = FIXED.iter().map(Device::Fixed).collect();
+    candidates.push(Device::TestDevice { large: at(2) });
+    let displayable = at(0).filter(|size| (4 * MIB..=256 * MIB).contains(&size.get()));
+    candidates.extend(displayable.map(|memory| Device::Display { memory }));
     candidates.extend(at(2).map(|large| Device::SharedMemory { large }));
     if let (Some(buffer), Some(large)) = (at(2), at(4)) {
         candidates.push(Device::Nvme { buffer, large });
     }
-    candidates.into_iter().find(|device| device.bars() == wanted && device.vga() == vga)
+    candidates.into_iter().find(|d| d.bars() == wanted && d.vga() == f.vga && d.usb() == f.usb)
 }
 
 /// Whether a root-bus device of this number comes with the machine.

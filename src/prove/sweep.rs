@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,6 +33,8 @@ pub struct Case {
     pub number: u64,
     /// The firmware.
     pub firmware: String,
+    /// Its file.
+    pub file: PathBuf,
     /// Which rule of the predictor decided.
     pub rule: String,
     /// What was seen, in short.
@@ -50,6 +53,16 @@ pub struct Case {
     pub guest: String,
 }
 
+/// One line for people, and the command that does it again.
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Case { seed, number, firmware, file, rule, seen, differences, .. } = self;
+        let differences = differences.join("; ");
+        writeln!(f, "{firmware}, {rule}: {seen}. {differences}")?;
+        write!(f, "    barfit prove --sweep 1 --seed {seed} --from {number} --firmware {}", file.display())
+    }
+}
+
 /// Predicts and boots one random guest.
 ///
 /// # Errors
@@ -60,6 +73,7 @@ pub fn case(subject: &Subject, seed: u64, number: u64, limits: &Limits) -> Resul
         seed,
         number,
         firmware: subject.name.clone(),
+        file: subject.rig.firmware.code.clone(),
         rule: String::new(),
         seen: String::new(),
         agrees: None,
@@ -190,13 +204,13 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<28} {:<34} {:>6} {:>6} {:>9} {:>8}",
+            "{:<40} {:<28} {:>6} {:>6} {:>9} {:>8}",
             "firmware", "rule", "cases", "agree", "addresses", "unknown"
         )?;
         for ((firmware, rule), row) in &self.rows {
             writeln!(
                 f,
-                "{firmware:<28} {rule:<34} {:>6} {:>6} {:>9} {:>8}",
+                "{firmware:<40} {rule:<28} {:>6} {:>6} {:>9} {:>8}",
                 row.cases, row.agree, row.addresses, row.unknown
             )?;
         }

@@ -1,0 +1,119 @@
+//! Proofs as text for people: per device what became of its BARs, then whether the prediction was right.
+
+use std::fmt::Write as _;
+
+use super::observe::Seen;
+use super::proof::{Proof, complaints, used_by_linux};
+use crate::guest::HostDevice;
+use crate::plan::Placement;
+use crate::units::{Addr, Bar};
+
+/// Lines of the kernel's that are shown of each guest.
+const COMPLAINTS_SHOWN: usize = 16;
+
+/// Shows proofs of one domain side by side, each under its title; `devices` are those whose fate matters.
+pub fn proof_text(domain: &str, firmware: &str, devices: &[HostDevice], proofs: &[(&str, Proof)]) -> String {
+    let mut out = format!("{domain} on {firmware}\n");
+    for (title, proof) in proofs {
+        section(&mut out, title, devices, proof);
+    }
+    let differences: Vec<String> = proofs
+        .iter()
+        .flat_map(|(title, proof)| proof.agreement.differences.iter().map(move |d| format!("{title}: {d}")))
+        .collect();
+    let undecided = proofs.iter().any(|(_, proof)| proof.observed.seen == Seen::TimedOut);
+    let holds = proofs.iter().all(|(_, proof)| proof.agreement.holds());
+    out.push_str(match (undecided, holds, differences.is_empty()) {
+        (true, ..) => "\nTime was up before the firmware was done: nothing is proved.\n",
+        (_, true, true) => "\nThe prediction agrees with the real firmware, address by address.\n",
+        (_, true, false) => "\nThe prediction agrees on what is placed, but not on every address:\n",
+        (_, false, _) => "\nTHE PREDICTION IS WRONG:\n",
+    });
+    if !undecided {
+        differences.iter().for_each(|line| lines(&mut out, line));
+    }
+    let mut notes: Vec<&String> = proofs.iter().flat_map(|(_, proof)| &proof.notes).collect();
+    notes.dedup();
+    if !notes.is_empty() {
+        out.push_str("\nThe guest that was booted differs:\n");
+        notes.iter().for_each(|note| lines(&mut out, note));
+    }
+    out
+}
+
+fn lines(out: &mut String, text: &str) {
+    out.push_str("  ");
+    out.push_str(text);
+    out.push('\n');
+}
+
+fn section(out: &mut String, title: &str, devices: &[HostDevice], proof: &Proof) {
+    let bits = proof.stand.guest.cpu.phys_bits;
+    let seconds = proof.observed.time.as_secs();
+    let shown: Vec<(Placement, String)> = devices.iter().map(|device| fate(device, proof)).collect();
+    let placed = shown.iter().filter(|(fate, _)| *fate != Placement::Unplaced).count();
+    let partly = shown.iter().filter(|(fate, _)| *fate == Placement::Partly).count();
+    let in_part = if partly > 0 { format!(", {partly} of them in part only") } else { String::new() };
+    let how = match &proof.observed.seen {
+        Seen::Refused(message) => format!("QEMU refuses to start it: {message}"),
+        Seen::Hung(sign) => format!("the firmware hangs: {sign}"),
+        Seen::TimedOut => "no answer yet".to_owned(),
+        Seen::Placed(_) => format!("{placed} of {} devices placed{in_part}", devices.len()),
+    };
+    let _ = writeln!(out, "\n{title}, {bits} bits: {how} ({seconds} s)");
+    if matches!(proof.observed.seen, Seen::Placed(_)) {
+        shown.iter().for_each(|(_, line)| lines(out, line));
+    }
+    if let Some(console) = &proof.observed.console {
+        let all = complaints(console);
+        out.push_str("  Linux:\n");
+        all.iter().take(COMPLAINTS_SHOWN).for_each(|line| lines(out, &format!("  {line}")));
+        match all.len() {
+            0 => lines(out, "  no complaint"),
+            n if n > COMPLAINTS_SHOWN => lines(out, &format!("  … {} more", n - COMPLAINTS_SHOWN)),
+            _ => {}
+        }
+        // /proc/iomem above 4 GiB: addresses of more than eight digits.
+        let iomem = console.lines().filter_map(|line| line.strip_prefix("iomem "));
+        let high = iomem.filter(|line| line.find('-').is_some_and(|at| line[..at].trim_start().len() > 8));
+        high.for_each(|line| lines(out, &format!("  {}", line.trim_end())));
+    }
+}
+
+/// How a device fares by the BARs that were stood for, counted as `check` counts: by its largest; and the line that
+/// shows it.
+fn fate(device: &HostDevice, proof: &Proof) -> (Placement, String) {
+    let address = device.guest.map_or_else(String::new, |at| at.to_string());
+    let stood = proof.stand.stood.iter().find(|stood| stood.original == device.id);
+    let mut usable = Vec::new();
+    let mut words = Vec::new();
+    for (was, function, index) in stood.map(|stood| stood.registers.as_slice()).unwrap_or_default() {
+        let Some(bar) = device.bars.iter().find(|bar| bar.index == *was) else { continue };
+        let seen = match &proof.observed.seen {
+            Seen::Placed(bars) => bars.iter().find(|b| b.function == *function && b.bar.index == *index),
+            _ => None,
+        };
+        let at = seen.and_then(|seen| seen.address.map(|at| (at, seen.reachable)));
+        let used = used_by_linux(&proof.observed, *function, *index);
+        usable.push((bar.size, used.unwrap_or(at.is_some_and(|(_, reachable)| reachable))));
+        words.push(word(bar, at, used));
+    }
+    let largest = usable.iter().max_by_key(|(size, _)| *size);
+    let fate = match largest {
+        _ if usable.iter().all(|(_, usable)| *usable) => Placement::Placed,
+        Some((_, true)) => Placement::Partly,
+        _ => Placement::Unplaced,
+    };
+    (fate, format!("{address:<12}  {:<24} {}", device.name, words.join(", ")))
+}
+
+fn word(bar: &Bar, at: Option<(Addr, bool)>, used: Option<bool>) -> String {
+    let fate = match (at, used) {
+        (None, Some(true)) => "no address, but placed by Linux".to_owned(),
+        (None, _) => "no address".to_owned(),
+        (Some((at, _)), Some(false)) => format!("at {at}, refused by Linux"),
+        (Some((at, false)), None) => format!("at {at}, beyond phys-bits"),
+        (Some((at, _)), _) => format!("at {at}"),
+    };
+    format!("{} {fate}", bar.size)
+}
