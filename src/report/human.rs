@@ -4,7 +4,7 @@ use super::Paint;
 use super::json::rule;
 use super::map::map;
 use super::placement::{PlacedDevice, Register, placements};
-use super::table::{Side, Table, Tone, WIDTH, paragraph, shortened};
+use super::table::{Side, Table, Tone, WIDTH, paragraph, printable, shortened};
 use crate::domain::Domain;
 use crate::finding::{Code, Finding, Level};
 use crate::guest::HostDevice;
@@ -51,7 +51,7 @@ pub fn check_text(domain: &Domain, answer: &Answer, detail: Detail, paint: Paint
 
 /// The answer in one sentence, the domain's name first.
 pub fn headline(domain: &Domain, answer: &Answer) -> String {
-    let name = if domain.name.is_empty() { "(no name)" } else { &domain.name };
+    let name = if domain.name.is_empty() { "(no name)".to_owned() } else { printable(&domain.name) };
     let counts = Counts::of(answer);
     let with = planned(answer);
     let sentence = match answer.verdict {
@@ -60,7 +60,7 @@ pub fn headline(domain: &Domain, answer: &Answer) -> String {
                 .to_owned()
         }
         Verdict::Unknown => {
-            let why = answer.assembled.unknown.first().map_or("", String::as_str);
+            let why = answer.assembled.unknown.first().map(|why| printable(why)).unwrap_or_default();
             format!("it is not known whether every device gets an address: {why}.")
         }
         Verdict::Fits if answer.plan.changes.is_empty() => {
@@ -317,7 +317,7 @@ pub(super) fn finding_text(finding: &Finding, paint: Paint) -> String {
     };
     // The code stands on the first line; painted after the breaking of lines, which counts characters.
     let head = format!("  {:<7} ", finding.level.to_string());
-    let text = paragraph(&head, &format!("{}: {}", finding.code, finding.text));
+    let text = paragraph(&head, &printable(&format!("{}: {}", finding.code, finding.text)));
     text.replacen(&head, &level.paint(paint, &head), 1)
 }
 

@@ -108,8 +108,14 @@ pub(super) fn paragraph(first: &str, text: &str) -> String {
     out
 }
 
-/// A text of at most `width` characters, the end left out if need be.
+/// A text from elsewhere without what a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A text of at most `width` characters, the end left out if need be; control characters replaced.
 pub(super) fn shortened(text: &str, width: usize) -> String {
+    let text = &printable(text);
     if text.chars().count() <= width {
         return text.to_owned();
     }
@@ -142,5 +148,6 @@ mod tests {
         assert_eq!(text.lines().nth(1), Some(format!("  {}", "word ".repeat(11).trim_end()).as_str()));
         assert_eq!(shortened("abcdef", 4), "abc…");
         assert_eq!(shortened("abcd", 4), "abcd");
+        assert_eq!(shortened("a\u{9b}31m\nb", 9), "a\u{fffd}31m\u{fffd}b");
     }
 }
