@@ -4,6 +4,9 @@
 //! ([`super::hang`]); QEMU refuses
 //! when it says so and ends before the firmware has begun. Before the answer counts, the
 //! devices that QEMU made are compared with the guest's, BAR by BAR.
+//!
+//! What the firmware does with its devices afterwards is not observed: OVMF's own driver of a device beyond 2^phys-bits
+//! faults, for one. A Linux guest (`Rig::linux`) tells.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

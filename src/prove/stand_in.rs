@@ -94,8 +94,11 @@ const fn usb(driver: &'static str, bars: &'static [Bar]) -> Fixed {
 static EDU: Fixed = fixed("edu", &[bar(0, MIB, BarKind::Mem32)]);
 static AUDIO: Fixed = fixed("intel-hda", &[bar(0, 16 * KIB, BarKind::Mem32)]);
 
+/// QEMU's primary display; a guest can have one.
+const QXL: &str = "qxl-vga";
+
 /// Devices that guests have beside those passed through, or that have the same BARs.
-static FIXED: [Fixed; 15] = {
+static FIXED: [Fixed; 16] = {
     use BarKind::{Io, Mem32, Mem32Prefetchable, Mem64, Mem64Prefetchable};
     const MODERN: &str = "virtio-serial-pci,disable-legacy=on,disable-modern=off";
     const BALLOON: &str = "virtio-balloon-pci,disable-legacy=on,disable-modern=off";
@@ -130,6 +133,7 @@ static FIXED: [Fixed; 15] = {
                 bar(4, 4 * KIB, Mem32),
             ],
         ),
+        vga(QXL, &[bar(0, 64 * MIB, Mem32), bar(1, 64 * MIB, Mem32), bar(2, 8 * KIB, Mem32), bar(3, 32, Io)]),
         vga("cirrus-vga,vgamem_mb=16", &[bar(0, 32 * MIB, Mem32Prefetchable), bar(1, 4 * KIB, Mem32)]),
     ]
 };
@@ -303,7 +307,10 @@ impl Maker {
     /// The devices that together have BARs like those of `f`.
     fn parts(&mut self, f: &Function) -> Vec<Part> {
         let own: Vec<Bar> = f.bars.iter().copied().filter(|b| b.index != 6).collect();
-        if let Some(device) = exact(&own, f) {
+        let primary =
+            |d: &Device| matches!(d, Device::QxlVga { .. } | Device::Fixed(Fixed { driver: QXL, .. }));
+        if let Some(device) = exact(&own, f).filter(|d| !(self.vga_taken && primary(d))) {
+            self.vga_taken |= primary(&device);
             let same: Vec<(u8, u8)> = own.iter().map(|b| (b.index, b.index)).collect();
             return vec![Part::new(device, &same)];
         }

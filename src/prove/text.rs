@@ -1,5 +1,6 @@
 //! Proofs as text for people: per device what became of its BARs, then whether the prediction was right.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::observe::Seen;
@@ -32,8 +33,7 @@ pub fn proof_text(domain: &str, firmware: &str, devices: &[HostDevice], proofs: 
     if !undecided {
         differences.iter().for_each(|line| lines(&mut out, line));
     }
-    let mut notes: Vec<&String> = proofs.iter().flat_map(|(_, proof)| &proof.notes).collect();
-    notes.dedup();
+    let notes: BTreeSet<&String> = proofs.iter().flat_map(|(_, proof)| &proof.notes).collect();
     if !notes.is_empty() {
         out.push_str("\nThe guest that was booted differs:\n");
         notes.iter().for_each(|note| lines(&mut out, note));
