@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Error, Result};
-use crate::layout::{Chipset, Function, FunctionId, Guest, Role};
+use crate::layout::{Chipset, Function, FunctionId, Guest, Role, built_in};
 use crate::units::{Bar, BarKind, Bytes, GIB, KIB, MIB};
 
 /// Largest buffer that is given to `nvme` as ordinary memory of the QEMU process.
@@ -101,10 +101,10 @@ const QXL: &str = "qxl-vga";
 static FIXED: [Fixed; 16] = {
     use BarKind::{Io, Mem32, Mem32Prefetchable, Mem64, Mem64Prefetchable};
     const MODERN: &str = "virtio-serial-pci,disable-legacy=on,disable-modern=off";
-    const BALLOON: &str = "virtio-balloon-pci,disable-legacy=on,disable-modern=off";
+    const NO_MSIX: &str = "virtio-serial-pci,vectors=0,disable-legacy=on,disable-modern=off";
     [
         fixed(MODERN, &[bar(1, 4 * KIB, Mem32), bar(4, 16 * KIB, Mem64Prefetchable)]),
-        fixed(BALLOON, &[bar(4, 16 * KIB, Mem64Prefetchable)]),
+        fixed(NO_MSIX, &[bar(4, 16 * KIB, Mem64Prefetchable)]),
         fixed(
             "virtio-serial-pci,disable-legacy=off",
             &[bar(0, 64, Io), bar(1, 4 * KIB, Mem32), bar(4, 16 * KIB, Mem64Prefetchable)],
@@ -261,7 +261,7 @@ impl Maker {
                     copy.role = Role::Bridge(bridge);
                     out.push(copy);
                 }
-                Role::Endpoint if root && built_in(self.chipset, f.device) => {
+                Role::Endpoint if root && is_built_in(self.chipset, f) => {
                     self.devices.insert(f.id, Device::BuiltIn);
                     out.push(f.clone());
                 }
@@ -401,11 +401,8 @@ fn exact(bars: &[Bar], f: &Function) -> Option<Device> {
     candidates.into_iter().find(|d| d.bars() == wanted && d.vga() == f.vga && d.usb() == f.usb)
 }
 
-/// Whether a root-bus device of this number comes with the machine.
-fn built_in(chipset: Chipset, device: u8) -> bool {
-    device == 0
-        || match chipset {
-            Chipset::Q35 => device == 0x1f,
-            Chipset::I440fx => device == 1,
-        }
+/// Whether a function of the root bus comes with the machine.
+fn is_built_in(chipset: Chipset, f: &Function) -> bool {
+    let place = (f.device, f.function);
+    built_in(chipset, || f.id).iter().any(|own| (own.device, own.function) == place && own.bars == f.bars)
 }
