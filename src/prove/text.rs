@@ -38,8 +38,18 @@ pub fn proof_text(domain: &str, firmware: &str, devices: &[HostDevice], proofs: 
         out.push_str("\nThe guest that was booted differs:\n");
         notes.iter().for_each(|note| lines(&mut out, note));
     }
+    if devices.iter().any(|device| device.bars.len() > 1) {
+        out.push_str(STAND_INS);
+    }
     out
 }
+
+/// What a reader must know of stand-ins before taking their fate for that of the real devices.
+const STAND_INS: &str = "
+The devices are stand-ins: no QEMU device has a GPU's BARs on one function, so each BAR is a function of its own in
+the device's slot. Placed all is placed all; but a firmware short of room may drop such functions one by one, where
+it would drop a real device whole.
+";
 
 fn lines(out: &mut String, text: &str) {
     out.push_str("  ");
