@@ -67,6 +67,11 @@ pub(super) enum Verb {
     Host(HostArguments),
     /// List the GPUs whose BARs barfit knows, by the names that --gpu and --assume-gpu take
     Catalogue(Catalogue),
+    /// Make the planned change in libvirt's definitions, for the next start
+    ///
+    /// The change is shown and asked for, the old definition is kept, the new one is read back and compared, because
+    /// libvirt drops in silence what it does not know. A domain for which that fails is as it was before.
+    Apply(Apply),
     /// Put barfit in its places on this host: hook, emulator shim, policy, rules for AppArmor and SELinux
     ///
     /// Nothing that is there is overwritten. A guest is started through the shim before libvirt's daemon is told of it;
@@ -264,6 +269,24 @@ pub(super) struct Catalogue {
     /// How to show them
     #[arg(long, default_value = "human")]
     pub(super) format: Format,
+}
+
+#[derive(Args)]
+pub(super) struct Apply {
+    /// Names (or UUIDs) of persistent domains
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    pub(super) domains: Vec<String>,
+    /// All persistent domains
+    #[arg(long, conflicts_with = "domains")]
+    pub(super) all: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(super) yes: bool,
+    /// Give the definition back that was there before
+    #[arg(long)]
+    pub(super) undo: bool,
+    #[command(flatten)]
+    pub(super) judging: Judging,
 }
 
 #[derive(Args)]

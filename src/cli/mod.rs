@@ -5,6 +5,7 @@
 //! takes long, prints case by case). Exit status:
 //! 0 fine; 1 the answer is no (does not fit, there is a diff); 2 usage, unreadable or invalid input.
 
+mod apply;
 mod arguments;
 mod change;
 mod check;
@@ -56,6 +57,7 @@ fn verb(verb: Verb, terminal: &Terminal) -> Result<Output, Failure> {
         Verb::Prove(arguments) => prove::prove(&arguments),
         Verb::Host(arguments) => facts::host(&arguments, terminal.paint()),
         Verb::Catalogue(arguments) => facts::catalogue(&arguments, terminal.paint()),
+        Verb::Apply(arguments) => apply::apply(&arguments, terminal.paint()),
         Verb::Install(arguments) => host_wide::install(&arguments),
         Verb::Uninstall(arguments) => host_wide::uninstall(&arguments),
         Verb::Status { format } => host_wide::status(format),

@@ -5,6 +5,7 @@
 //! plan a guest in `/run/barfit/plans`, written by root, bound to the guest's UUID, this boot and the last minutes.
 //! Whatever goes wrong here, the guest is no worse off than without barfit; only `strict` refuses a start.
 
+pub mod apply;
 mod command;
 mod fault;
 mod firmware_cache;
@@ -12,6 +13,7 @@ pub mod here;
 pub mod hook;
 pub mod install;
 pub mod journal;
+mod place;
 pub mod plan_file;
 pub mod shim;
 pub mod starts;

@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::state::State;
+use crate::deliver::place::State;
 use crate::deliver::{command, plan_file, shim};
 
 const FOLDER: &str = "etc/apparmor.d";

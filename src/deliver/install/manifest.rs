@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{State, remove_if_there, temporary};
+use crate::deliver::place::{State, remove_if_there, temporary};
 
 /// The value of `schema`.
 const SCHEMA: &str = "barfit/manifest/1";

@@ -11,14 +11,13 @@ mod daemon;
 mod manifest;
 mod places;
 mod selinux;
-mod state;
 
 use std::path::{Path, PathBuf};
 
+use super::place::{State, remove_if_there, temporary};
 use super::{fault, shim};
 use manifest::{Manifest, missing_folders};
 use places::{Place, Stage};
-use state::{State, remove_if_there, temporary};
 
 /// What an installation is asked for.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::manifest::Manifest;
-use super::state::State;
 use super::{Options, apparmor, daemon};
+use crate::deliver::place::State;
 use crate::deliver::{here, shim};
 use crate::host::{Host, Version};
 

@@ -1,0 +1,124 @@
+//! `apply`: shows the change in libvirt's definitions, asks, and makes it. It prints as it goes: what is asked for must
+//! have been seen.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
+
+use super::arguments::Apply;
+use super::input::{self, gather};
+use super::judge::{Judge, Judged};
+use super::output::{Failure, Output};
+use crate::deliver::apply::{Definition, Libvirt};
+use crate::plan::Mode;
+use crate::report::Paint;
+use crate::rewrite;
+
+/// A domain to change: how it is, how it shall be.
+struct Planned {
+    definition: Definition,
+    judged: Judged,
+    new: Vec<u8>,
+}
+
+pub(super) fn apply(arguments: &Apply, paint: Paint) -> Result<Output, Failure> {
+    let uri = arguments.judging.connect.clone().unwrap_or_else(|| "qemu:///system".to_owned());
+    let libvirt = Libvirt { uri, root: Path::new("/").to_owned() };
+    let names =
+        if arguments.all { libvirt.names().map_err(Failure::new)? } else { arguments.domains.clone() };
+    let definitions = gather(names.iter().map(|name| libvirt.definition(name).map_err(Failure::new)))?;
+    if arguments.undo {
+        return undo(arguments, &libvirt, definitions);
+    }
+    let judge = Judge::new(&arguments.judging)?;
+    let planned = gather(definitions.into_iter().map(|definition| plan(&judge, definition)))?;
+    let mut out = io::stdout().lock();
+    let mut show =
+        |bytes: &[u8]| out.write_all(bytes).map_err(|e| Failure::new(format!("standard output: {e}")));
+    let mut changing = Vec::new();
+    for planned in planned {
+        let name = &planned.definition.name;
+        if planned.new == planned.definition.xml {
+            show(format!("{name}: nothing to change\n").as_bytes())?;
+        } else if planned.judged.answer.settings.mode == Mode::Observe {
+            show(format!("{name}: the policy's mode is observe: nothing is changed\n").as_bytes())?;
+        } else {
+            let draw = if paint.0 { rewrite::diff::coloured } else { rewrite::diff::unified };
+            show(&draw(&format!("{name}.xml"), &planned.definition.xml, &planned.new))?;
+            changing.push(planned);
+        }
+    }
+    drop(out);
+    if changing.is_empty() {
+        return Ok(Output::default());
+    }
+    if !agreed(arguments.yes, &format!("Make this change in {}?", count(changing.len())))? {
+        return Ok(Output { notes: vec!["nothing was changed".to_owned()], no: true, ..Output::default() });
+    }
+    let each = changing.iter().map(|planned| {
+        let Planned { definition, judged, new } = planned;
+        libvirt.define(definition, new, &judged.answer.plan.changes).map(|()| definition)
+    });
+    finish(each, "changed")
+}
+
+fn plan(judge: &Judge, definition: Definition) -> Result<Planned, Failure> {
+    let input = input::Input { label: definition.name.clone(), bytes: definition.xml.clone() };
+    let judged = judge.judge(input)?;
+    let new = rewrite::rewrite(&definition.xml, &judged.answer.plan.changes)
+        .map_err(|error| Failure::new(format!("{}:{error}", definition.name)))?;
+    Ok(Planned { definition, judged, new })
+}
+
+fn undo(arguments: &Apply, libvirt: &Libvirt, definitions: Vec<Definition>) -> Result<Output, Failure> {
+    // With --all those that were never changed are not meant.
+    let meant: Vec<Definition> = definitions
+        .into_iter()
+        .filter(|definition| !arguments.all || libvirt.has_backup(definition))
+        .collect();
+    if meant.is_empty() {
+        return Ok(Output::text("no domain has a backup: nothing to undo\n"));
+    }
+    if !agreed(arguments.yes, &format!("Give {} the old definition back?", count(meant.len())))? {
+        return Ok(Output { notes: vec!["nothing was changed".to_owned()], no: true, ..Output::default() });
+    }
+    finish(meant.iter().map(|definition| libvirt.undo(definition).map(|()| definition)), "restored")
+}
+
+/// Says of each domain what became of it. One that failed does not stop the next.
+fn finish<'a>(
+    each: impl Iterator<Item = Result<&'a Definition, String>>,
+    done: &str,
+) -> Result<Output, Failure> {
+    let (mut text, mut failures) = (String::new(), Vec::new());
+    for result in each {
+        match result {
+            Ok(Definition { name, running, .. }) => {
+                let when = if *running { "; it runs, and has this from its next start on" } else { "" };
+                text += &format!("{name}: {done}{when}\n");
+            }
+            Err(failure) => failures.push(Failure::new(failure)),
+        }
+    }
+    // What was done is said also where something else failed.
+    io::stdout().write_all(text.as_bytes()).map_err(|e| Failure::new(format!("standard output: {e}")))?;
+    if failures.is_empty() { Ok(Output::default()) } else { Err(Failure::all(failures)) }
+}
+
+/// `--yes`, or a person who says so.
+fn agreed(yes: bool, question: &str) -> Result<bool, Failure> {
+    if yes {
+        return Ok(true);
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new("apply: nobody can be asked here, and nothing was changed; give --yes"));
+    }
+    let mut answer = String::new();
+    let asked = write!(io::stderr().lock(), "{question} [y/N] ")
+        .and_then(|()| io::stdin().lock().read_line(&mut answer));
+    asked.map_err(|error| Failure::new(format!("apply: {error}; nothing was changed")))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn count(domains: usize) -> String {
+    if domains == 1 { "this domain".to_owned() } else { format!("these {domains} domains") }
+}
