@@ -46,6 +46,11 @@ fn twenty_examples_there_and_back() {
         .output()
         .expect("private-libvirtd runs");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{}: {said}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}: {said}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(said.lines().filter(|line| line.starts_with("there and back: ")).count(), count, "{said}");
 }

@@ -81,6 +81,10 @@ pub(super) enum Verb {
     ///
     /// Files that were changed since are left and named.
     Uninstall(Uninstall),
+    /// Check hook, shim, libvirt, QEMU, firmware and this machine; a domain; a guest's kernel log
+    ///
+    /// Exit status 0: nothing is wrong, though there may be warnings; 1: something is.
+    Doctor(Doctor),
     /// Show what happened at the last start of each guest
     Status {
         /// How to show it
@@ -269,6 +273,20 @@ pub(super) struct Catalogue {
     /// How to show them
     #[arg(long, default_value = "human")]
     pub(super) format: Format,
+}
+
+#[derive(Args)]
+pub(super) struct Doctor {
+    /// Domain: a file, `-` for standard input, or a name that libvirt knows
+    pub(super) domain: Option<OsString>,
+    /// The guest's kernel log (`dmesg`, `journalctl -k`), from its boot on
+    #[arg(long, value_name = "FILE")]
+    pub(super) dmesg: Option<PathBuf>,
+    /// How to show it
+    #[arg(long, default_value = "human")]
+    pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) judging: Judging,
 }
 
 #[derive(Args)]

@@ -9,6 +9,7 @@ mod apply;
 mod arguments;
 mod change;
 mod check;
+mod doctor;
 mod facts;
 mod host_wide;
 mod input;
@@ -58,6 +59,7 @@ fn verb(verb: Verb, terminal: &Terminal) -> Result<Output, Failure> {
         Verb::Host(arguments) => facts::host(&arguments, terminal.paint()),
         Verb::Catalogue(arguments) => facts::catalogue(&arguments, terminal.paint()),
         Verb::Apply(arguments) => apply::apply(&arguments, terminal.paint()),
+        Verb::Doctor(arguments) => doctor::doctor(&arguments),
         Verb::Install(arguments) => host_wide::install(&arguments),
         Verb::Uninstall(arguments) => host_wide::uninstall(&arguments),
         Verb::Status { format } => host_wide::status(format),

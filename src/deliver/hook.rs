@@ -371,7 +371,7 @@ impl Hook<'_> {
 }
 
 /// The argv of a guest's running QEMU, by the pid file that libvirt keeps.
-fn running_argv(root: &Path, name: &str) -> Option<Vec<OsString>> {
+pub(super) fn running_argv(root: &Path, name: &str) -> Option<Vec<OsString>> {
     if name.contains('/') {
         return None;
     }

@@ -7,6 +7,9 @@
 
 pub mod apply;
 mod command;
+mod daemon;
+mod dmesg;
+pub mod doctor;
 mod fault;
 mod firmware_cache;
 pub mod here;

@@ -7,15 +7,14 @@
 //! changed since is left alone and named.
 
 mod apparmor;
-mod daemon;
 mod manifest;
-mod places;
+pub(super) mod places;
 mod selinux;
 
 use std::path::{Path, PathBuf};
 
 use super::place::{State, remove_if_there, temporary};
-use super::{fault, shim};
+use super::{daemon, fault, shim};
 use manifest::{Manifest, missing_folders};
 use places::{Place, Stage};
 

@@ -5,16 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::manifest::Manifest;
-use super::{Options, apparmor, daemon};
+use super::{Options, apparmor};
 use crate::deliver::place::State;
-use crate::deliver::{here, shim};
+use crate::deliver::{daemon, here, shim};
 use crate::host::{Host, Version};
 
 /// libvirt runs `hooks/qemu.d/*` since this version.
 const HOOK_FOLDER_SINCE: Version = Version(6, 5, 0);
-const HOOK: &str = "etc/libvirt/hooks/qemu";
+pub(in crate::deliver) const HOOK: &str = "etc/libvirt/hooks/qemu";
 const HOOK_OF_BEFORE: &str = "etc/libvirt/hooks/qemu.before-barfit";
-const HOOK_IN_FOLDER: &str = "etc/libvirt/hooks/qemu.d/50-barfit";
+pub(in crate::deliver) const HOOK_IN_FOLDER: &str = "etc/libvirt/hooks/qemu.d/50-barfit";
 const PROGRAM: &str = "usr/bin/barfit";
 
 /// When a place is filled.

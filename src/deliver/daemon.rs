@@ -1,11 +1,11 @@
-//! libvirt's daemon during an installation: made to see a new hook and a new PATH, and asked whether guests still start.
+//! libvirt's daemon: which one runs, how it is made to see a new hook and a new PATH, whether guests still start.
 
 use std::fs;
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::deliver::{command, shim};
+use super::{command, shim};
 
 /// The daemons that run QEMU guests: the one for all, and the modular one.
 pub(super) const UNITS: [&str; 2] = ["libvirtd", "virtqemud"];
