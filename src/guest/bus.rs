@@ -2,7 +2,7 @@
 //! BARs, on the buses where libvirt puts them.
 
 use super::Options;
-use super::devices::{HostDevice, Source, Sources};
+use super::devices::{HostDevice, LARGE_VF, Source, Sources};
 use super::emulated::{emulated, pci_id};
 use crate::domain::topology::{self, Node, PciTree, Port, What};
 use crate::domain::{ControllerModel, Device, DeviceKind, Domain, Element, HostForm};
@@ -20,10 +20,6 @@ pub(super) struct Bus {
     /// Emulated functions.
     pub(super) emulated: Vec<(FunctionId, String)>,
 }
-
-/// BARs of a virtual function larger than those of any network card known: 64 MiB and 64 KiB.
-const LARGE_VF: [(u8, u64, BarKind); 2] =
-    [(0, 64 << 20, BarKind::Mem64Prefetchable), (4, 64 << 10, BarKind::Mem64Prefetchable)];
 
 struct Builder<'a> {
     domain: &'a Domain,
@@ -46,8 +42,17 @@ pub(super) fn build<'a>(
 ) -> Bus {
     let tree = topology::assign(domain);
     judge_addresses(domain, &tree, findings, unknown);
-    let sources =
-        Sources { host, host_is: options.host_is, assume: options.assume_gpu, also_gpu: options.also_gpu };
+    let host_address = |device: &Device| match device.kind {
+        DeviceKind::Host { host, .. } => Some(host),
+        DeviceKind::Emulated { .. } => None,
+    };
+    let sources = Sources {
+        host,
+        host_is: options.host_is,
+        assume: options.assume_gpu,
+        also_gpu: options.also_gpu,
+        passed: domain.devices.iter().filter_map(host_address).collect(),
+    };
     let bus = Bus { functions: Vec::new(), devices: Vec::new(), emulated: Vec::new() };
     let networks_as_vf = options.networks_as_vf;
     let mut builder = Builder { domain, networks_as_vf, sources, next: 0, bus, findings, unknown };
@@ -71,8 +76,12 @@ fn judge_addresses(domain: &Domain, tree: &PciTree, findings: &mut Vec<Finding>,
     let is_written = |device: &&Device| !device.implicit && device.arg.is_none();
     let missing = domain.devices.iter().filter(is_written).filter(|device| device.address.is_none()).count();
     if missing > 0 {
-        let text =
-            format!("{missing} devices have no guest PCI address yet: assumed as libvirt will assign them");
+        let text = match missing {
+            1 => "1 device has no guest PCI address yet: assumed as libvirt will assign it".to_owned(),
+            _ => format!(
+                "{missing} devices have no guest PCI address yet: assumed as libvirt will assign them"
+            ),
+        };
         findings.push(Finding::note(Code::AddressesAssumed, text));
     }
     for problem in &tree.problems {
@@ -173,7 +182,7 @@ impl<'a> Builder<'a> {
             }
             DeviceKind::Emulated { driver, .. } if self.networks_as_vf && self.may_be_vf(device) => {
                 self.bus.emulated.push((id, driver.clone()));
-                (to_bars(&LARGE_VF), false, false)
+                (LARGE_VF.to_vec(), false, false)
             }
             DeviceKind::Emulated { driver, sizes } => match emulated(driver, sizes, express) {
                 Some(emulated) if pci_id(driver).is_some_and(|(v, d)| (self.sources.also_gpu)(v, d)) => {

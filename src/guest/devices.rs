@@ -2,13 +2,25 @@
 //!
 //! In this order: the host's facts (sysfs or a host file), the catalogue by PCI id, the device named with
 //! `--assume-gpu`. A device in none of them is unknown, and so is the guest's layout.
+//!
+//! `--assume-gpu` makes no GPU of what the domain itself shows to be none: the virtual function of an
+//! `<interface>`, and the further functions of a card that is passed through whole (a graphics card's audio).
 
 use crate::catalogue::{self, Confidence};
 use crate::domain::HostForm;
 use crate::finding::{Code, Finding};
 use crate::host::{HostFacts, PciFunction};
 use crate::layout::FunctionId;
-use crate::units::{Bar, PciAddress};
+use crate::units::{Bar, BarKind, Bytes, PciAddress};
+
+/// BARs of a virtual function larger than those of any network card known: 64 MiB and 64 KiB.
+pub(super) const LARGE_VF: [Bar; 2] = [
+    Bar { index: 0, size: Bytes(64 << 20), kind: BarKind::Mem64Prefetchable },
+    Bar { index: 4, size: Bytes(64 << 10), kind: BarKind::Mem64Prefetchable },
+];
+
+/// The BAR of a card's further function as large as those known: 256 KiB (a USB controller; audio has 16 KiB).
+const COMPANION: [Bar; 1] = [Bar { index: 0, size: Bytes(256 << 10), kind: BarKind::Mem32 }];
 
 /// A passed-through PCI function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,9 +80,53 @@ pub(super) struct Sources<'a> {
     pub assume: Option<&'static catalogue::Entry>,
     /// Ids that the policy counts as GPUs.
     pub also_gpu: &'a dyn Fn(&str, &str) -> bool,
+    /// Host addresses of all functions passed through.
+    pub passed: Vec<PciAddress>,
+}
+
+/// What stands in for a device that no source knows.
+#[derive(Copy, Clone)]
+enum StandIn {
+    /// The device of `--assume-gpu`.
+    Gpu(&'static catalogue::Entry),
+    /// A virtual function of a network card.
+    Vf,
+    /// A further function of a card that is passed through.
+    Companion,
+}
+
+impl StandIn {
+    fn bars(self) -> Vec<Bar> {
+        match self {
+            Self::Gpu(entry) => entry.bars(),
+            Self::Vf => LARGE_VF.to_vec(),
+            Self::Companion => COMPANION.to_vec(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gpu(entry) => entry.name,
+            Self::Vf => "network function",
+            Self::Companion => "further function of a card",
+        }
+    }
 }
 
 impl Sources<'_> {
+    /// What stands in for the device at `host`, if `--assume-gpu` asks for stand-ins.
+    fn stand_in(&self, host: PciAddress, form: HostForm) -> Option<StandIn> {
+        let entry = self.assume?;
+        let first = PciAddress { function: 0, ..host };
+        Some(if form == HostForm::Interface {
+            StandIn::Vf
+        } else if host != first && self.passed.contains(&first) {
+            StandIn::Companion
+        } else {
+            StandIn::Gpu(entry)
+        })
+    }
+
     /// Looks a device up. `rom_bar` says that the guest sees its expansion ROM.
     pub(super) fn look_up(
         &self,
@@ -85,21 +141,23 @@ impl Sources<'_> {
         let entry = function.and_then(|f| catalogue::by_id(&f.vendor, &f.device));
         let known = function.and_then(|f| f.bars.clone()).map(|bars| (self.host_is, bars));
         let by_id = || entry.map(|entry| (Source::Catalogue, entry.bars()));
-        let assumed = || self.assume.map(|entry| (Source::Assumed, entry.bars()));
-        let found = known.or_else(by_id).or_else(assumed);
+        let mut stand_in = self.stand_in(host, form);
+        let found = known.or_else(by_id).inspect(|_| stand_in = None);
+        let found = found.or_else(|| stand_in.map(|device| (Source::Assumed, device.bars())));
         let source = found.as_ref().map(|(source, _)| *source);
         let mut bars = found.map(|(_, bars)| bars).unwrap_or_default();
         if !rom_bar {
             bars.retain(|bar| bar.index != 6);
         }
-        let shown = match (source, entry, self.assume) {
-            (Some(Source::Assumed), _, Some(entry)) => Some(entry),
+        let shown = match stand_in {
+            Some(StandIn::Gpu(assumed)) => Some(assumed),
             _ => entry,
         };
-        let name = match (shown, function) {
-            (Some(entry), _) => entry.name.to_owned(),
-            (None, Some(f)) => format!("{} {}:{}", class_name(&f.class), f.vendor, f.device),
-            (None, None) => "unknown device".to_owned(),
+        let name = match (shown, function, stand_in) {
+            (Some(entry), ..) => entry.name.to_owned(),
+            (None, Some(f), _) => format!("{} {}:{}", class_name(&f.class), f.vendor, f.device),
+            (None, None, Some(device)) => device.name().to_owned(),
+            (None, None, None) => "unknown device".to_owned(),
         };
         let device = HostDevice {
             id,
@@ -157,18 +215,24 @@ impl Sources<'_> {
         findings: &mut Vec<Finding>,
         unknown: &mut Vec<String>,
     ) {
-        let places = |source: Option<Source>| {
-            let places = devices.iter().filter(|device| device.source == source).map(HostDevice::place);
-            places.collect::<Vec<_>>().join(", ")
+        let places = |source: Option<Source>, gpu: bool| {
+            let wanted = |device: &&HostDevice| device.source == source && (device.gpu || !gpu);
+            devices.iter().filter(wanted).map(HostDevice::place).collect::<Vec<_>>().join(", ")
         };
-        let assumed = places(Some(Source::Assumed));
+        let assumed = places(Some(Source::Assumed), true);
         if let Some(entry) = self.assume.filter(|_| !assumed.is_empty()) {
             findings.push(Finding::warning(
                 Code::BarsAssumed,
                 format!("{assumed}: taken to be {}, as --assume-gpu says", entry.name),
             ));
         }
-        let strangers = places(None);
+        for device in devices.iter().filter(|device| device.source == Some(Source::Assumed) && !device.gpu) {
+            findings.push(Finding::warning(
+                Code::BarsAssumed,
+                format!("{}: taken to be a {} with small BARs", device.place(), device.name),
+            ));
+        }
+        let strangers = places(None, false);
         if !strangers.is_empty() {
             unknown.push(format!("no source knows the BARs of {strangers}"));
             findings.push(Finding::error(
@@ -195,5 +259,35 @@ fn class_name(class: &str) -> &'static str {
         Some(class) if class.starts_with("02") => "network controller",
         Some(class) if class.starts_with("0c03") => "USB controller",
         _ => "device",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `--assume-gpu` makes of a card passed through whole, of a lone function, and of an interface.
+    #[test]
+    fn only_what_may_be_a_gpu_is_assumed_to_be_one() {
+        let at = |text: &str| text.parse::<PciAddress>().expect("an address");
+        let rows = [
+            ("0000:41:00.0", HostForm::Hostdev, true),
+            ("0000:41:00.1", HostForm::Hostdev, false),
+            ("0000:61:00.3", HostForm::Hostdev, true),
+            ("0000:42:00.2", HostForm::Interface, false),
+        ];
+        let sources = Sources {
+            host: &HostFacts::default(),
+            host_is: Source::HostFile,
+            assume: catalogue::by_slug("h100-nvl"),
+            also_gpu: &|_, _| false,
+            passed: rows.iter().map(|(address, ..)| at(address)).collect(),
+        };
+        for (address, form, gpu) in rows {
+            let device = sources.look_up(FunctionId(0), at(address), None, true, form, &mut Vec::new());
+            assert_eq!(device.gpu, gpu, "{address}");
+            assert_eq!(device.source, Some(Source::Assumed), "{address}");
+            assert_eq!(device.bars.iter().any(|bar| bar.size.get() >= 1 << 30), gpu, "{address}");
+        }
     }
 }
