@@ -100,14 +100,19 @@ pub fn assemble(domain: &Domain, host: &HostFacts, options: &Options<'_>) -> Ass
     for unresolved in &domain.unresolved {
         let text = format!("line {}: {}", unresolved.line, unresolved.what);
         if unresolved.certain {
+            let text = format!("{text}: only the driver that makes it knows its BARs");
             findings.push(Finding::error(Code::MdevUnknown, text.clone()));
             unknown.push(text);
         } else {
             findings.push(Finding::note(Code::NetworkMayBeVf, text));
         }
     }
-    for text in &domain.command_line.not_understood {
-        findings.push(Finding::warning(Code::CommandLineNotUnderstood, text.clone()));
+    let not_understood = &domain.command_line.not_understood;
+    for (index, text) in not_understood.iter().enumerate() {
+        // Ten `-set` are one statement.
+        if !not_understood[..index].contains(text) {
+            findings.push(Finding::warning(Code::CommandLineNotUnderstood, text.clone()));
+        }
     }
 
     let guest = machine.and_then(|machine| {

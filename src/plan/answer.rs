@@ -6,7 +6,7 @@ use super::explain;
 use super::judge::{Placement, placement};
 use super::policy::{Bits, FwCfg, Policy, Settings};
 use crate::catalogue;
-use crate::domain::{Domain, MaxPhysAddrMode};
+use crate::domain::{Device, DeviceKind, Domain, MaxPhysAddrMode};
 use crate::finding::{Code, Finding};
 use crate::guest::{self, Assembled, FirmwareChoice, Source, WidthControl};
 use crate::host::{HostFacts, Version};
@@ -116,7 +116,11 @@ pub fn answer(request: &Request<'_>) -> Answer {
     let gpus = u32::try_from(assembled.gpus()).unwrap_or(u32::MAX);
     let settings =
         policy.settings(&domain.name, domain.flavor.as_deref(), gpus, &domain.policy, &mut findings);
-    let passes_through = !assembled.devices.is_empty() || domain.unresolved.iter().any(|u| u.certain);
+    // Also one that no slot is left for: the guest is not known then, rather than without passthrough.
+    let of_host = |device: &Device| matches!(device.kind, DeviceKind::Host { .. });
+    let passes_through = !assembled.devices.is_empty()
+        || domain.devices.iter().any(of_host)
+        || domain.unresolved.iter().any(|u| u.certain);
     if !passes_through {
         let findings = vec![Finding::note(
             Code::NoPassthrough,
