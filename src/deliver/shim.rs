@@ -128,13 +128,21 @@ pub fn real_emulator(root: &Path, name: &OsStr) -> Result<PathBuf, String> {
 /// libvirt keeps an emulator's capabilities until the time of change of its file is another (`virQEMUCapsIsValid`,
 /// libvirt 9.0). An upgrade of QEMU changes the real file, not the shim: libvirt would go on with what it knew of the
 /// old QEMU. (Where the upgrade changes QEMU's folder of modules, too, libvirt notices by itself.)
+///
+/// libvirt compares whole seconds. A shim that changed in this very second is left to the next call: touched now, it
+/// would look the same to libvirt, and no longer stale to barfit.
 pub fn refresh(root: &Path) -> Vec<PathBuf> {
+    refresh_at(root, plan_file::now())
+}
+
+/// `now` in whole seconds.
+fn refresh_at(root: &Path, now: u64) -> Vec<PathBuf> {
     let changed = |path: &Path| fs::metadata(path).ok().map(|facts| (facts.ctime(), facts.ctime_nsec()));
     let is_stale = |shim: &PathBuf| {
         let Some(since) = changed(shim) else { return false };
         let real = shim.file_name().and_then(|name| real_emulator(root, name).ok());
         let real = real.and_then(|path| changed(&root.join(path.strip_prefix("/").unwrap_or(&path))));
-        real.is_some_and(|at| at > since)
+        real.is_some_and(|at| at > since) && u64::try_from(since.0).is_ok_and(|second| now > second)
     };
     let touch = |shim: &PathBuf| File::open(shim).and_then(|file| file.set_modified(SystemTime::now()));
     let shims = NAMES.iter().map(|name| root.join(FOLDER).join(name));
@@ -147,6 +155,8 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn root() -> tempfile::TempDir {
@@ -190,11 +200,17 @@ mod tests {
     fn a_shim_older_than_its_emulator_is_touched_once() {
         let root = root();
         let shim = root.path().join(FOLDER).join("qemu-system-x86_64");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         fs::write(root.path().join("usr/bin/qemu-system-x86_64"), "newer").expect("written");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        assert_eq!(refresh(root.path()), std::slice::from_ref(&shim));
-        assert_eq!(refresh(root.path()), [] as [PathBuf; 0]);
+        std::thread::sleep(Duration::from_millis(20));
+        let since = u64::try_from(fs::metadata(&shim).expect("there").ctime()).expect("after 1970");
+        assert_eq!(
+            refresh_at(root.path(), since),
+            [] as [PathBuf; 0],
+            "libvirt could not tell it from before"
+        );
+        assert_eq!(refresh_at(root.path(), since + 1), std::slice::from_ref(&shim));
+        assert_eq!(refresh_at(root.path(), since + 2), [] as [PathBuf; 0]);
         assert_eq!(fs::read_to_string(&shim).expect("read"), "shim");
     }
 
