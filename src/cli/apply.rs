@@ -23,14 +23,17 @@ struct Planned {
 pub(super) fn apply(arguments: &Apply, paint: Paint) -> Result<Output, Failure> {
     let uri = arguments.judging.connect.clone().unwrap_or_else(|| "qemu:///system".to_owned());
     let libvirt = Libvirt { uri, root: Path::new("/").to_owned() };
-    let names =
-        if arguments.all { libvirt.names().map_err(Failure::new)? } else { arguments.domains.clone() };
-    let definitions = gather(names.iter().map(|name| libvirt.definition(name).map_err(Failure::new)))?;
+    let named =
+        if arguments.all { libvirt.persistent().map_err(Failure::new)? } else { arguments.domains.clone() };
+    let mut failures = Vec::new();
+    let definitions = named.iter().map(|name| libvirt.definition(name).map_err(Failure::new));
+    let definitions = usable(arguments, definitions, &mut failures)?;
     if arguments.undo {
-        return undo(arguments, &libvirt, definitions);
+        return undo(arguments, &libvirt, definitions, failures);
     }
     let judge = Judge::new(&arguments.judging)?;
-    let planned = gather(definitions.into_iter().map(|definition| plan(&judge, definition)))?;
+    let planned = definitions.into_iter().map(|definition| plan(&judge, definition));
+    let planned = usable(arguments, planned, &mut failures)?;
     let mut out = io::stdout().lock();
     let mut show =
         |bytes: &[u8]| out.write_all(bytes).map_err(|e| Failure::new(format!("standard output: {e}")));
@@ -49,7 +52,7 @@ pub(super) fn apply(arguments: &Apply, paint: Paint) -> Result<Output, Failure> 
     }
     drop(out);
     if changing.is_empty() {
-        return Ok(Output::default());
+        return finish(std::iter::empty(), "changed", failures);
     }
     if !agreed(arguments.yes, &format!("Make this change in {}?", count(changing.len())))? {
         return Ok(Output { notes: vec!["nothing was changed".to_owned()], no: true, ..Output::default() });
@@ -58,7 +61,20 @@ pub(super) fn apply(arguments: &Apply, paint: Paint) -> Result<Output, Failure> 
         let Planned { definition, judged, new } = planned;
         libvirt.define(definition, new, &judged.answer.plan.changes).map(|()| definition)
     });
-    finish(each, "changed")
+    finish(each, "changed", failures)
+}
+
+/// What can be worked on. Of domains that were named, all or none: a name may be mistyped. With `--all` one that
+/// cannot be read or judged does not stop the others; it is left as it is, and said at the end.
+fn usable<T>(
+    arguments: &Apply,
+    results: impl Iterator<Item = Result<T, Failure>>,
+    failures: &mut Vec<Failure>,
+) -> Result<Vec<T>, Failure> {
+    if !arguments.all {
+        return gather(results);
+    }
+    Ok(results.filter_map(|result| result.map_err(|failure| failures.push(failure)).ok()).collect())
 }
 
 fn plan(judge: &Judge, definition: Definition) -> Result<Planned, Failure> {
@@ -69,27 +85,35 @@ fn plan(judge: &Judge, definition: Definition) -> Result<Planned, Failure> {
     Ok(Planned { definition, judged, new })
 }
 
-fn undo(arguments: &Apply, libvirt: &Libvirt, definitions: Vec<Definition>) -> Result<Output, Failure> {
+fn undo(
+    arguments: &Apply,
+    libvirt: &Libvirt,
+    definitions: Vec<Definition>,
+    failures: Vec<Failure>,
+) -> Result<Output, Failure> {
     // With --all those that were never changed are not meant.
     let meant: Vec<Definition> = definitions
         .into_iter()
         .filter(|definition| !arguments.all || libvirt.has_backup(definition))
         .collect();
-    if meant.is_empty() {
+    if meant.is_empty() && failures.is_empty() {
         return Ok(Output::text("no domain has a backup: nothing to undo\n"));
     }
-    if !agreed(arguments.yes, &format!("Give {} the old definition back?", count(meant.len())))? {
+    if !meant.is_empty()
+        && !agreed(arguments.yes, &format!("Give {} the old definition back?", count(meant.len())))?
+    {
         return Ok(Output { notes: vec!["nothing was changed".to_owned()], no: true, ..Output::default() });
     }
-    finish(meant.iter().map(|definition| libvirt.undo(definition).map(|()| definition)), "restored")
+    finish(meant.iter().map(|definition| libvirt.undo(definition).map(|()| definition)), "restored", failures)
 }
 
-/// Says of each domain what became of it. One that failed does not stop the next.
+/// Says of each domain what became of it. One that failed does not stop the next; `failures` are those of before.
 fn finish<'a>(
     each: impl Iterator<Item = Result<&'a Definition, String>>,
     done: &str,
+    mut failures: Vec<Failure>,
 ) -> Result<Output, Failure> {
-    let (mut text, mut failures) = (String::new(), Vec::new());
+    let mut text = String::new();
     for result in each {
         match result {
             Ok(Definition { name, running, .. }) => {

@@ -42,22 +42,22 @@ pub struct Definition {
 }
 
 impl Libvirt {
-    /// The names of all persistent domains.
+    /// The UUIDs of all persistent domains: a name may look like another domain's number.
     ///
     /// # Errors
     /// What virsh says.
-    pub fn names(&self) -> Result<Vec<String>, String> {
-        let text = self.virsh(&["list", "--all", "--persistent", "--name"])?;
+    pub fn persistent(&self) -> Result<Vec<String>, String> {
+        let text = self.virsh(&["list", "--all", "--persistent", "--uuid"])?;
         let text = String::from_utf8_lossy(&text);
-        Ok(text.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+        Ok(text.lines().map(str::trim).filter(|uuid| !uuid.is_empty()).map(str::to_owned).collect())
     }
 
-    /// One domain.
+    /// One domain: its name, UUID or number, as virsh takes it.
     ///
     /// # Errors
     /// It is not there, is transient, or has no UUID.
     pub fn definition(&self, name: &str) -> Result<Definition, String> {
-        let persistent = self.virsh(&["dominfo", "--domain", name])?;
+        let persistent = self.virsh(&["dominfo", &format!("--domain={name}")])?;
         let info = String::from_utf8_lossy(&persistent);
         let says = |key: &str| {
             info.lines()
@@ -85,12 +85,13 @@ impl Libvirt {
             self.keep(&self.backup(&before.uuid), &before.xml)?;
         }
         self.take(new, true).map_err(|error| format!("{name}: libvirt does not take the change: {error}"))?;
-        let standing = self.dump(name).and_then(|dump| match lost(&before.xml, new, &dump, changes) {
-            None => self.keep(&self.applied(&before.uuid), &dump),
-            Some(what) => Err(format!("libvirt did not keep {what}")),
-        });
+        let standing =
+            self.dump(&before.uuid).and_then(|dump| match lost(&before.xml, new, &dump, changes) {
+                None => self.keep(&self.applied(&before.uuid), &dump),
+                Some(what) => Err(format!("libvirt did not keep {what}")),
+            });
         let Err(why) = standing else { return Ok(()) };
-        match self.give_back(name, &before.xml) {
+        match self.give_back(&before.uuid, &before.xml) {
             Ok(()) => Err(format!("{name}: {why}; its definition is as before")),
             Err(error) => Err(format!(
                 "{name}: {why}; restoring its definition failed, too: {error}; it is kept in {}",
@@ -120,7 +121,7 @@ impl Libvirt {
                 path.display()
             ));
         }
-        self.give_back(name, &backup).map_err(|error| format!("{name}: {error}"))?;
+        self.give_back(&present.uuid, &backup).map_err(|error| format!("{name}: {error}"))?;
         for path in [self.applied(&present.uuid), path] {
             remove_if_there(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         }
@@ -138,18 +139,19 @@ impl Libvirt {
     }
 
     /// Defines a domain as it was, and looks whether it is.
-    fn give_back(&self, name: &str, xml: &[u8]) -> Result<(), String> {
+    fn give_back(&self, uuid: &str, xml: &[u8]) -> Result<(), String> {
         // Without validation: it may have been defined without.
         self.take(xml, false)?;
-        if self.dump(name)? == xml {
+        if self.dump(uuid)? == xml {
             Ok(())
         } else {
             Err("libvirt made something else of the old definition".into())
         }
     }
 
-    fn dump(&self, name: &str) -> Result<Vec<u8>, String> {
-        self.virsh(&["dumpxml", "--inactive", "--security-info", "--domain", name])
+    /// `domain` as virsh takes it: only a UUID means one domain and no other.
+    fn dump(&self, domain: &str) -> Result<Vec<u8>, String> {
+        self.virsh(&["dumpxml", "--inactive", "--security-info", &format!("--domain={domain}")])
     }
 
     fn take(&self, xml: &[u8], validate: bool) -> Result<(), String> {
