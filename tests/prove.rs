@@ -32,6 +32,26 @@ fn four_gpus_before_and_after() {
     assert!(out.contains("agrees with the real firmware, address by address"), "{out}");
 }
 
+#[test]
+fn the_same_for_programs() {
+    let (code, out, err) =
+        run(&[&["--after", "--format", "json", "examples/bios-four-h100-256g.xml"], &HOST[..]].concat());
+    assert_eq!(code, Some(0), "{out}{err}");
+    let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(json["schema"], "barfit/prove/1");
+    assert_eq!(json["agrees"], true);
+    let proof = &json["proofs"][0];
+    assert_eq!((&proof["which"], &proof["outcome"]), (&"after".into(), &"placed".into()), "{proof}");
+    let devices = proof["devices"].as_array().expect("devices");
+    assert_eq!(devices.len(), 4);
+    for device in devices {
+        assert_eq!((&device["placed"], &device["partly"]), (&true.into(), &false.into()), "{device}");
+        let large =
+            &device["bars"].as_array().expect("BARs").iter().find(|bar| bar["size"] == "0x2000000000");
+        assert!(large.is_some_and(|bar| bar["address"].is_string()), "{device}");
+    }
+}
+
 /// The field's best-known table: 3, 2 and 1 of four GPUs at 256, 512 and 768 GiB of RAM, by the word of Linux.
 #[test]
 fn a_linux_guest_counts_three_two_one() {

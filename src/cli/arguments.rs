@@ -140,6 +140,9 @@ pub(super) struct Prove {
     /// Domain XML: a file, `-` for standard input, or with --connect a domain's name
     #[arg(required_unless_present = "sweep")]
     pub(super) domain: Option<OsString>,
+    /// How to show it; a sweep is JSON in any case, a line each
+    #[arg(long, default_value = "human", conflicts_with = "sweep")]
+    pub(super) format: Format,
     /// Only the domain as it stands
     #[arg(long)]
     pub(super) before: bool,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::arguments::{Judging, Prove};
+use super::arguments::{Format, Judging, Prove};
 use super::input;
 use super::judge::{Judge, Judged};
 use super::output::{Failure, Output};
@@ -15,7 +15,7 @@ use crate::guest::firmware_rules;
 use crate::host::{Depth, Host};
 use crate::layout::{Firmware, Guest};
 use crate::prove::{
-    Accel, Error, FirmwareFiles, Limits, Linux, Proof, Rig, Seen, Subject, find_qemu, proof_text, sweep,
+    Accel, Error, FirmwareFiles, Limits, Linux, Rig, Subject, find_qemu, proof_json, proof_text, sweep,
 };
 
 pub(super) fn prove(arguments: &Prove) -> Result<Output, Failure> {
@@ -89,10 +89,12 @@ fn prove_domain(arguments: &Prove, qemu: &Path, limits: &Limits) -> Result<Outpu
     if proofs.is_empty() {
         return Err(Failure::new(format!("{}: there is nothing to change", judged.input.label)));
     }
-    let firmware = format!("{}, {}", rules.name(), path.display());
-    let text = proof_text(&judged.domain.name, &firmware, &answer.assembled.devices, &proofs);
-    let agrees = |proof: &Proof| proof.agreement.holds() && proof.observed.seen != Seen::TimedOut;
-    let no = !proofs.iter().all(|(_, proof)| agrees(proof));
+    let (name, devices) = (&judged.domain.name, &answer.assembled.devices);
+    let text = match arguments.format {
+        Format::Human => proof_text(name, &format!("{}, {}", rules.name(), path.display()), devices, &proofs),
+        Format::Json => proof_json(name, &rules.name(), &path, devices, &proofs)?,
+    };
+    let no = !proofs.iter().all(|(_, proof)| proof.is_as_predicted());
     Ok(Output { no, notes, ..Output::text(text) })
 }
 

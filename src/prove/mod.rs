@@ -9,9 +9,11 @@
 //! QEMU's options and traces was measured with QEMU 7.2.
 
 mod compare;
+mod fate;
 mod files;
 mod geometry;
 mod hang;
+mod json;
 mod observe;
 mod proof;
 mod qemu;
@@ -27,6 +29,7 @@ use std::path::PathBuf;
 pub use compare::{Agreement, compare};
 pub use files::{FirmwareFiles, find_qemu};
 pub use geometry::{Geometry, geometry};
+pub use json::proof_json;
 pub use observe::{Limits, Observed, Seen, boot};
 pub use proof::{Proof, complaints, prove, used_by_linux};
 pub use rig::{Accel, Linux, Rig};

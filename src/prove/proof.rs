@@ -2,7 +2,7 @@
 //! that it can, devices by stand-ins, and prediction and truth are put side by side.
 
 use super::compare::{Agreement, compare};
-use super::observe::{Limits, Observed, boot};
+use super::observe::{Limits, Observed, Seen, boot};
 use super::stand_in::{StandIn, stand_in};
 use super::{Result, Rig};
 use crate::layout::{Firmware, FunctionId, Guest, Layout, PlacedBar, lay_out};
@@ -21,6 +21,13 @@ pub struct Proof {
     pub agreement: Agreement,
     /// What differs from the guest that was asked about, in words.
     pub notes: Vec<String>,
+}
+
+impl Proof {
+    /// The firmware was done, and did what was predicted.
+    pub fn is_as_predicted(&self) -> bool {
+        self.agreement.holds() && self.observed.seen != Seen::TimedOut
+    }
 }
 
 /// Asks about one guest.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use super::fate::{BarFate, Fate};
 use super::observe::Seen;
-use super::proof::{Proof, complaints, used_by_linux};
+use super::proof::{Proof, complaints};
 use crate::guest::HostDevice;
 use crate::plan::Placement;
-use crate::units::{Addr, Bar};
 
 /// Lines of the kernel's that are shown of each guest.
 const COMPLAINTS_SHOWN: usize = 16;
@@ -60,9 +60,9 @@ fn lines(out: &mut String, text: &str) {
 fn section(out: &mut String, title: &str, devices: &[HostDevice], proof: &Proof) {
     let bits = proof.stand.guest.cpu.phys_bits;
     let seconds = proof.observed.time.as_secs();
-    let shown: Vec<(Placement, String)> = devices.iter().map(|device| fate(device, proof)).collect();
-    let placed = shown.iter().filter(|(fate, _)| *fate != Placement::Unplaced).count();
-    let partly = shown.iter().filter(|(fate, _)| *fate == Placement::Partly).count();
+    let fates = proof.fates(devices);
+    let placed = fates.iter().filter(|fate| fate.placement != Placement::Unplaced).count();
+    let partly = fates.iter().filter(|fate| fate.placement == Placement::Partly).count();
     let in_part = if partly > 0 { format!(", {partly} of them in part only") } else { String::new() };
     let how = match &proof.observed.seen {
         Seen::Refused(message) => format!("QEMU refuses to start it: {message}"),
@@ -72,7 +72,7 @@ fn section(out: &mut String, title: &str, devices: &[HostDevice], proof: &Proof)
     };
     let _ = writeln!(out, "\n{title}, {bits} bits: {how} ({seconds} s)");
     if matches!(proof.observed.seen, Seen::Placed(_)) {
-        shown.iter().for_each(|(_, line)| lines(out, line));
+        fates.iter().for_each(|fate| lines(out, &device(fate)));
     }
     if let Some(console) = &proof.observed.console {
         let all = complaints(console);
@@ -90,40 +90,20 @@ fn section(out: &mut String, title: &str, devices: &[HostDevice], proof: &Proof)
     }
 }
 
-/// How a device fares by the BARs that were stood for, counted as `check` counts: by its largest; and the line that
-/// shows it.
-fn fate(device: &HostDevice, proof: &Proof) -> (Placement, String) {
-    let address = device.guest.map_or_else(String::new, |at| at.to_string());
-    let stood = proof.stand.stood.iter().find(|stood| stood.original == device.id);
-    let mut usable = Vec::new();
-    let mut words = Vec::new();
-    for (was, function, index) in stood.map(|stood| stood.registers.as_slice()).unwrap_or_default() {
-        let Some(bar) = device.bars.iter().find(|bar| bar.index == *was) else { continue };
-        let seen = match &proof.observed.seen {
-            Seen::Placed(bars) => bars.iter().find(|b| b.function == *function && b.bar.index == *index),
-            _ => None,
-        };
-        let at = seen.and_then(|seen| seen.address.map(|at| (at, seen.reachable)));
-        let used = used_by_linux(&proof.observed, *function, *index);
-        usable.push((bar.size, used.unwrap_or(at.is_some_and(|(_, reachable)| reachable))));
-        words.push(word(bar, at, used));
-    }
-    let largest = usable.iter().max_by_key(|(size, _)| *size);
-    let fate = match largest {
-        _ if usable.iter().all(|(_, usable)| *usable) => Placement::Placed,
-        Some((_, true)) => Placement::Partly,
-        _ => Placement::Unplaced,
-    };
-    (fate, format!("{address:<12}  {:<24} {}", device.name, words.join(", ")))
+/// The line that shows how a device fares.
+fn device(fate: &Fate<'_>) -> String {
+    let address = fate.device.guest.map_or_else(String::new, |at| at.to_string());
+    let words: Vec<String> = fate.bars.iter().map(word).collect();
+    format!("{address:<12}  {:<24} {}", fate.device.name, words.join(", "))
 }
 
-fn word(bar: &Bar, at: Option<(Addr, bool)>, used: Option<bool>) -> String {
-    let fate = match (at, used) {
+fn word(fate: &BarFate<'_>) -> String {
+    let what = match (fate.address, fate.used) {
         (None, Some(true)) => "no address, but placed by Linux".to_owned(),
         (None, _) => "no address".to_owned(),
-        (Some((at, _)), Some(false)) => format!("at {at}, refused by Linux"),
-        (Some((at, false)), None) => format!("at {at}, beyond phys-bits"),
-        (Some((at, _)), _) => format!("at {at}"),
+        (Some(at), Some(false)) => format!("at {at}, refused by Linux"),
+        (Some(at), None) if !fate.reachable => format!("at {at}, beyond phys-bits"),
+        (Some(at), _) => format!("at {at}"),
     };
-    format!("{} {fate}", bar.size)
+    format!("{} {what}", fate.bar.size)
 }
