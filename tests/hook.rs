@@ -305,6 +305,80 @@ fn a_new_qemu_is_asked_again() {
     assert_eq!(rig.phys_bits("vm"), 42);
 }
 
+/// What doctor says of these codes, in this order; nothing of one that it does not check.
+fn states(rig: &Rig, arguments: &str, codes: &[&str]) -> Vec<String> {
+    let said = rig.run(&format!("barfit doctor --format json {arguments}"));
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"));
+    assert_eq!(json["schema"], "barfit/doctor/1");
+    assert_eq!(said.status, i32::from(json["state"] == "fail"), "{said:?}");
+    let checks = json["checks"].as_array().expect("checks");
+    let mut states = Vec::new();
+    for code in codes {
+        let found = checks.iter().filter(|check| check["code"] == *code);
+        states.extend(found.map(|check| check["state"].as_str().expect("a state").to_owned()));
+    }
+    states
+}
+
+#[test]
+fn doctor_and_status_tell_how_it_is() {
+    let rig = Rig::start(&install());
+    let installation = ["HOOK_INSTALLED", "HOOK_SEEN", "SHIM_IN_PATH", "SHIM_INSTALLED", "SHIM_IS_DEFAULT"];
+    assert_eq!(states(&rig, "", &installation), ["ok"; 5]);
+    assert_eq!(states(&rig, "", &["HOST_BITS", "LIBVIRT_VERSION", "QEMU_VERSION"]), ["ok"; 3]);
+
+    let hook = "/etc/libvirt/hooks/qemu.d/50-barfit";
+    for (change, back, codes, expected) in [
+        (format!("chmod 644 {hook}"), format!("chmod 755 {hook}"), &installation[..1], &["fail"][..]),
+        (format!("mv {hook} /root/"), format!("mv /root/50-barfit {hook}"), &installation[..1], &["fail"]),
+        // Newer than the daemon, and never called so far.
+        (format!("sleep 1.1; touch {hook}"), String::new(), &installation[1..2], &["warn"]),
+        (
+            "mv /usr/bin/qemu-system-x86_64 /usr/bin/off".to_owned(),
+            "mv /usr/bin/off /usr/bin/qemu-system-x86_64".to_owned(),
+            &installation[3..4],
+            &["fail"],
+        ),
+    ] {
+        rig.must(&change);
+        assert_eq!(states(&rig, "", codes), expected, "{change}");
+        rig.must(&back);
+    }
+
+    // A guest, as libvirt keeps it and as it runs.
+    let guest = ["DOMAIN_FITS", "DOMAIN_EMULATOR", "RUNNING_QEMU"];
+    rig.define(&Guest { name: "vm", number: 9, bars: LARGE }.xml());
+    assert_eq!(states(&rig, "vm", &guest), ["fail"], "it needs more bits, and does not run");
+    assert!(rig.must("barfit status").starts_with("no guest with passed-through devices has started"));
+    mode(&rig, "observe");
+    rig.must("virsh start --paused vm");
+    assert_eq!(states(&rig, "vm", &guest), ["fail", "fail"]);
+    let status = rig.must("barfit status");
+    assert!(status.starts_with("vm  ") && status.contains("ago: not applied\n"), "{status}");
+    rig.must("virsh destroy vm");
+    mode(&rig, "enforce");
+    rig.must("virsh start --paused vm");
+    assert_eq!(states(&rig, "vm", &guest), ["fail", "ok"], "the definition is as it was, the guest is not");
+    let status: serde_json::Value =
+        serde_json::from_str(&rig.must("barfit status --format json")).expect("JSON");
+    assert_eq!((&status["starts"][0]["name"], &status["starts"][0]["applied"]), (&"vm".into(), &true.into()));
+    rig.must("virsh destroy vm");
+    // The guest's own word.
+    rig.write(
+        "/run/test/dmesg",
+        "[    2.8] pci 0000:05:00.0: BAR 2: no space for [mem size 0x2000000000 64bit pref]\n",
+    );
+    assert_eq!(states(&rig, "vm --dmesg /run/test/dmesg", &["GUEST_LOG", "BAR_UNPLACED"]), ["fail", "fail"]);
+    assert_eq!(states(&rig, "--dmesg /etc/hostname", &["GUEST_LOG", "HOOK_INSTALLED"]), ["ok"]);
+
+    // A daemon that does not know of the shim.
+    rig.restart_daemon_with("/usr/sbin:/usr/bin:/sbin:/bin");
+    assert_eq!(states(&rig, "", &installation), ["ok", "ok", "fail", "ok", "fail"]);
+    rig.must("virsh -q undefine --keep-nvram vm");
+    rig.define(&Guest { name: "vm", number: 9, bars: LARGE }.xml());
+    assert_eq!(states(&rig, "vm", &guest), ["fail", "warn"], "it names the real emulator");
+}
+
 /// Of a guest that `rewrite` (as `apply` does) has corrected, and of one that only the shim has: the other host's
 /// barfit decides alike.
 #[test]

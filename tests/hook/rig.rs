@@ -107,12 +107,17 @@ impl Rig {
 
     /// Ends libvirtd and starts it again, as a restart of the service does; guests go on.
     pub(crate) fn restart_daemon(&self) {
+        self.restart_daemon_with("/usr/libexec/barfit:/usr/sbin:/usr/bin:/sbin:/bin");
+    }
+
+    /// The same with another PATH.
+    pub(crate) fn restart_daemon_with(&self, path: &str) {
         self.must("pid=$(cat /run/libvirtd.pid); kill $pid; while [ -e /proc/$pid/exe ]; do sleep 0.1; done");
         // Not to the journal: nobody would read libvirt's lines there, and it would wait for that.
-        self.must(
-            "env -i LC_ALL=C HOME=/root PATH=/usr/libexec/barfit:/usr/sbin:/usr/bin:/sbin:/bin \\
-             LIBVIRT_LOG_OUTPUTS=3:file:/run/libvirtd.log libvirtd -d </dev/null >/run/libvirtd.out 2>&1",
-        );
+        self.must(&format!(
+            "env -i LC_ALL=C HOME=/root PATH={path} \\
+             LIBVIRT_LOG_OUTPUTS=3:file:/run/libvirtd.log libvirtd -d </dev/null >/run/libvirtd.out 2>&1"
+        ));
         self.must("virsh -q uri");
         // Guests are taken up again by threads of their own.
         self.must("virsh -q list --all; sleep 1; virsh -q list --all");
