@@ -381,6 +381,58 @@ fn doctor_and_status_tell_how_it_is() {
 
 /// Of a guest that `rewrite` (as `apply` does) has corrected, and of one that only the shim has: the other host's
 /// barfit decides alike.
+/// A guest without devices, whose emulator is libvirt's choice.
+fn small(name: &str, number: u32) -> String {
+    format!(
+        "<domain type='qemu'><name>{name}</name><uuid>5b0d2f6e-3d57-4c0e-9a53-6c2d7e{number:06x}</uuid>\
+         <memory unit='MiB'>32</memory><vcpu>1</vcpu><os><type arch='x86_64'>hvm</type></os>\
+         <devices><graphics type='vnc' passwd='secret'/><memballoon model='none'/></devices></domain>"
+    )
+}
+
+/// While the shim is first in PATH libvirt writes it into what it defines; without it those domains have to start.
+#[test]
+fn a_removal_leaves_every_domain_an_emulator() {
+    const SHIM: &str = "<emulator>/usr/libexec/barfit/qemu-system-x86_64</emulator>";
+    const REAL: &str = "<emulator>/usr/bin/qemu-system-x86_64</emulator>";
+    let rig = Rig::start("true");
+    let barfit = env!("CARGO_BIN_EXE_barfit");
+    let said = rig.must(&format!("{barfit} install"));
+    assert!(said.contains("a guest starts through /usr/libexec/barfit/qemu-system-x86_64"), "{said}");
+    assert_eq!(
+        rig.must("ls /var/log/libvirt/qemu; virsh -q list --all"),
+        "",
+        "the test guest leaves nothing"
+    );
+    rig.restart_daemon();
+    for (number, name) in ["off", "saved", "running"].into_iter().enumerate() {
+        let defined = rig.define(&small(name, u32::try_from(number).expect("few")));
+        assert!(defined.contains(SHIM), "{defined}");
+    }
+    rig.must("virsh start saved; virsh managedsave saved; virsh start running");
+    let dump = |name: &str| rig.must(&format!("virsh dumpxml --inactive --security-info {name}"));
+    let before: Vec<String> = ["off", "saved", "running"].map(dump).into();
+
+    let said = rig.must("barfit uninstall --dry-run");
+    assert!(said.contains("<emulator> again: off"), "{said}");
+    assert_eq!(dump("off"), before[0]);
+    let said = rig.must("barfit uninstall");
+    for (name, before) in ["off", "saved", "running"].into_iter().zip(&before) {
+        assert!(said.contains(&format!("gave {name} /usr/bin/qemu-system-x86_64")), "{said}");
+        assert_eq!(dump(name), before.replace(SHIM, REAL));
+    }
+    let link = rig.must("readlink /usr/libexec/barfit/qemu-system-x86_64");
+    assert_eq!(link, "/usr/bin/qemu-system-x86_64\n", "the running and the saved guest need it");
+    for user in ["/run/libvirt/qemu/running.xml", "/var/lib/libvirt/qemu/save/saved.save"] {
+        assert!(said.contains(user), "{said}");
+    }
+    assert_eq!(rig.must("ls -A /var/lib/barfit 2>/dev/null || true"), "");
+
+    rig.restart_daemon_with("/usr/sbin:/usr/bin:/sbin:/bin");
+    rig.must("virsh start off; virsh start saved");
+    assert_eq!(rig.must("virsh -q list --name"), "running\noff\nsaved\n");
+}
+
 #[test]
 fn a_corrected_guest_migrates() {
     let (source, mut target) = (Rig::start(&install()), Rig::start(&install()));

@@ -232,6 +232,36 @@ fn what_the_operator_changed_is_left_and_named() {
     assert!(!root.path().join("usr/bin/barfit").exists());
 }
 
+/// libvirt writes its choice of emulator into what it defines. No libvirt answers here, so the definition stays.
+#[test]
+fn a_domain_that_names_the_shim_finds_an_emulator_there() {
+    let root = host("9000.0");
+    fs::create_dir_all(root.path().join("usr/libexec")).expect("made");
+    let before = tree(root.path());
+    well(root.path(), &["install"]);
+    let shim = root.path().join("usr/libexec/barfit/qemu-system-x86_64");
+    let definitions = root.path().join("etc/libvirt/qemu");
+    fs::create_dir_all(&definitions).expect("made");
+    let domain =
+        "<domain><devices><emulator>/usr/libexec/barfit/qemu-system-x86_64</emulator></devices></domain>";
+    fs::write(definitions.join("vm.xml"), domain).expect("written");
+
+    let said = well(root.path(), &["uninstall", "--dry-run"]);
+    assert!(said.contains(&format!("would be left: {}", shim.display())), "{said}");
+    assert!(!shim.is_symlink());
+    let said = well(root.path(), &["uninstall"]);
+    assert!(said.contains("etc/libvirt/qemu/vm.xml"), "{said}");
+    assert_eq!(fs::read_link(&shim).expect("a link"), Path::new("/usr/bin/qemu-system-x86_64"));
+    assert!(!root.path().join("usr/libexec/barfit/qemu-system-i386").exists(), "nothing names this one");
+
+    // The link is no emulator to go back to.
+    well(root.path(), &["install"]);
+    assert!(shim.is_file() && !shim.is_symlink());
+    fs::remove_dir_all(&definitions).expect("removed");
+    well(root.path(), &["uninstall"]);
+    assert_same(&before, &tree(root.path()), "removed twice");
+}
+
 /// Something stands where a folder has to be: the installation fails there and takes back what it did.
 #[test]
 fn a_step_that_fails_takes_everything_back() {

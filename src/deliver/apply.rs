@@ -90,13 +90,33 @@ impl Libvirt {
                 None => self.keep(&self.applied(&before.uuid), &dump),
                 Some(what) => Err(format!("libvirt did not keep {what}")),
             });
-        let Err(why) = standing else { return Ok(()) };
+        standing.map_err(|why| {
+            let kept = format!("it is kept in {}", self.backup(&before.uuid).display());
+            self.as_before(before, &why, &kept)
+        })
+    }
+
+    /// Replaces a definition by `new`, of which libvirt has to keep every byte; if not, the definition is as before.
+    ///
+    /// # Errors
+    /// Why it does not stand; and, should that happen, that the definition could not be restored.
+    pub(super) fn replace(&self, before: &Definition, new: &[u8]) -> Result<(), String> {
+        let path = self.root.join(BACKUP).join(format!("{}.replaced.xml", before.uuid));
+        self.keep(&path, &before.xml)?;
+        self.give_back(&before.uuid, new)
+            .map_err(|why| self.as_before(before, &why, &format!("it is kept in {}", path.display())))?;
+        remove_if_there(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        // The last one leaves nothing behind.
+        let _ = fs::remove_dir(self.root.join(BACKUP));
+        Ok(())
+    }
+
+    /// Restores a definition; the result says why, and how that ended.
+    fn as_before(&self, before: &Definition, why: &str, kept: &str) -> String {
+        let name = &before.name;
         match self.give_back(&before.uuid, &before.xml) {
-            Ok(()) => Err(format!("{name}: {why}; its definition is as before")),
-            Err(error) => Err(format!(
-                "{name}: {why}; restoring its definition failed, too: {error}; it is kept in {}",
-                self.backup(&before.uuid).display()
-            )),
+            Ok(()) => format!("{name}: {why}; its definition is as before"),
+            Err(error) => format!("{name}: {why}; restoring its definition failed, too: {error}; {kept}"),
         }
     }
 
@@ -125,6 +145,8 @@ impl Libvirt {
         for path in [self.applied(&present.uuid), path] {
             remove_if_there(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         }
+        // The last one leaves nothing behind.
+        let _ = fs::remove_dir(self.root.join(BACKUP));
         Ok(())
     }
 
@@ -145,7 +167,7 @@ impl Libvirt {
         if self.dump(uuid)? == xml {
             Ok(())
         } else {
-            Err("libvirt made something else of the old definition".into())
+            Err("libvirt made something else of the definition".into())
         }
     }
 

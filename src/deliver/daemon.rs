@@ -11,7 +11,8 @@ use super::{command, shim};
 pub(super) const UNITS: [&str; 2] = ["libvirtd", "virtqemud"];
 /// What systemd gives a service that says nothing about it.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const URI: &str = "qemu:///system";
+/// The libvirt of this host.
+pub(super) const URI: &str = "qemu:///system";
 
 /// Whether systemd runs this machine.
 pub(super) fn has_systemd() -> bool {
@@ -62,6 +63,18 @@ pub(super) fn restart() -> Result<(), String> {
     Ok(())
 }
 
+/// Restarts the daemons after the shim has left their PATH; where that is the operator's to do, the result says so.
+///
+/// # Errors
+/// Those of [`restart`].
+pub(super) fn without_shim() -> Result<Option<String>, String> {
+    if has_systemd() {
+        return restart().map(|()| None);
+    }
+    let folder = shim::FOLDER;
+    Ok(Some(format!("without systemd: restart libvirtd (or virtqemud) with a PATH without /{folder}")))
+}
+
 /// Whether a daemon answers.
 pub(super) fn answers() -> bool {
     command::is_there("virsh") && virsh(&["uri"]).is_ok()
@@ -79,18 +92,26 @@ pub(super) fn default_emulator() -> Result<String, String> {
         .ok_or_else(|| "`virsh domcapabilities` names no emulator".to_owned())
 }
 
-/// Probes an emulator through libvirt, then starts a small paused guest with it and takes it away again: under
-/// AppArmor the probe needs the daemon's rule, the guest its own.
+/// Lets libvirt probe an emulator: under AppArmor this needs the daemon's rule.
 ///
 /// # Errors
 /// What libvirt says.
-pub(super) fn try_emulator(emulator: &Path) -> Result<(), String> {
+pub(super) fn probe(emulator: &Path) -> Result<(), String> {
+    virsh(&["domcapabilities", "--emulatorbin", &emulator.display().to_string()]).map(|_| ())
+}
+
+/// Starts a small paused guest with an emulator and takes it away again: under AppArmor this needs the guests' rules.
+///
+/// # Errors
+/// What libvirt says.
+pub(super) fn try_guest(emulator: &Path) -> Result<(), String> {
     let path = emulator.display().to_string();
-    virsh(&["domcapabilities", "--emulatorbin", &path])?;
     let name = format!("barfit-self-test-{}", std::process::id());
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(|error| error.to_string())?;
+    let uuid = uuid.trim();
     let domain = format!(
-        "<domain type='qemu'>\n  <name>{name}</name>\n  <memory unit='MiB'>32</memory>\n  <vcpu>1</vcpu>\n  \
-         <os><type arch='x86_64'>hvm</type></os>\n  <devices>\n    <emulator>{path}</emulator>\n    \
+        "<domain type='qemu'>\n  <name>{name}</name>\n  <uuid>{uuid}</uuid>\n  <memory unit='MiB'>32</memory>\n  \
+         <vcpu>1</vcpu>\n  <os><type arch='x86_64'>hvm</type></os>\n  <devices>\n    <emulator>{path}</emulator>\n    \
          <memballoon model='none'/>\n  </devices>\n</domain>\n"
     );
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -99,8 +120,18 @@ pub(super) fn try_emulator(emulator: &Path) -> Result<(), String> {
     let file = file.display().to_string();
     virsh(&["define", &file])?;
     let started = virsh(&["start", "--paused", &name]);
-    let stopped = if started.is_ok() { virsh(&["destroy", &name]) } else { Ok(Vec::new()) };
+    let stopped = virsh(&["destroy", &name]);
+    // A start that took too long may still succeed; one that failed has nothing to stop.
+    let stopped = if started.is_ok() { stopped } else { Ok(Vec::new()) };
     let gone = virsh(&["undefine", &name]);
+    // libvirt keeps these of every guest that ever was (measured, 9.0).
+    for left in [
+        format!("/etc/apparmor.d/libvirt/libvirt-{uuid}"),
+        format!("/etc/apparmor.d/libvirt/libvirt-{uuid}.files"),
+        format!("/var/log/libvirt/qemu/{name}.log"),
+    ] {
+        let _ = fs::remove_file(left);
+    }
     started.and(stopped).and(gone).map(|_| ())
 }
 

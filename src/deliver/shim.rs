@@ -33,7 +33,8 @@ pub fn is_shim(root: &Path, emulator: &Path) -> bool {
     let folder = Path::new("/").join(FOLDER);
     let named =
         emulator.parent() == Some(folder.as_path()) && emulator.file_name().is_some_and(is_emulator_name);
-    named && root.join(emulator.strip_prefix("/").unwrap_or(emulator)).exists()
+    let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
+    named && path.exists() && !path.is_symlink()
 }
 
 /// What to run, and what to say about it.
@@ -107,7 +108,8 @@ fn guest_uuid(arguments: &[OsString]) -> Option<String> {
 /// There is none.
 pub fn real_emulator(root: &Path, name: &OsStr) -> Result<PathBuf, String> {
     let shims = root.join(FOLDER);
-    let own = identity(&shims.join(name));
+    // A link in the shim's place, as a removal may leave one, is no shim.
+    let own = Some(shims.join(name)).filter(|path| !path.is_symlink()).and_then(|path| identity(&path));
     let link = fs::read_link(shims.join("real").join(name));
     let usual = EMULATOR_FOLDERS.iter().map(|folder| Path::new("/").join(folder).join(name));
     let is_real = |path: &PathBuf| {

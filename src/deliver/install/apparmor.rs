@@ -74,6 +74,11 @@ pub(super) fn wanted(
     Ok(wanted)
 }
 
+/// Whether a place holds rules.
+pub(super) fn is_rule(path: &Path) -> bool {
+    path.starts_with(FOLDER)
+}
+
 /// Whether the kernel enforces AppArmor.
 pub(super) fn is_on(root: &Path) -> bool {
     let enabled = fs::read_to_string(root.join("sys/module/apparmor/parameters/enabled"));

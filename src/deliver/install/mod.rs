@@ -7,6 +7,7 @@
 //! changed since is left alone and named.
 
 mod apparmor;
+mod emulators;
 mod manifest;
 pub(super) mod places;
 mod selinux;
@@ -47,8 +48,9 @@ pub type Report = Vec<String>;
 pub fn install(options: &Options) -> Result<Report, String> {
     let manifest = Manifest::load(&options.root)?;
     let places = places::all(options, &manifest)?;
-    let mut work =
-        Work { options, before: manifest.content.clone(), manifest, undo: Vec::new(), report: Vec::new() };
+    let before = manifest.content.clone();
+    let (undo, report) = (Vec::new(), Vec::new());
+    let mut work = Work { options, before, manifest, undo, rules_loaded: false, report };
     if options.dry_run {
         work.show(&places)?;
         return Ok(work.report);
@@ -77,24 +79,25 @@ pub fn uninstall(root: &Path, dry_run: bool) -> Result<Report, String> {
     for entry in &path {
         report.extend(restore(root, &mut manifest, entry, dry_run)?);
     }
-    if !path.is_empty() && commands && !dry_run && daemon::has_systemd() {
-        daemon::restart()?;
-    } else if !path.is_empty() && commands && !daemon::has_systemd() {
-        report.push(
-            "without systemd: restart libvirtd (or virtqemud) with a PATH without /usr/libexec/barfit"
-                .to_owned(),
-        );
+    if !path.is_empty() && commands && !dry_run {
+        report.extend(daemon::without_shim()?);
     }
     if commands && !dry_run {
         selinux::unset(&mut manifest)?;
+    }
+    if commands {
+        report.extend(emulators::give_back(root, dry_run));
     }
     // Folders last, after the manifest, which lies in one of them.
     let is_folder = |entry: &manifest::Entry| entry.now == State::Folder.fingerprint();
     let (folders, files): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_folder);
     let mut rules = false;
     for entry in &files {
-        rules |= entry.path.starts_with("etc/apparmor.d");
-        report.extend(restore(root, &mut manifest, entry, dry_run)?);
+        rules |= apparmor::is_rule(&entry.path);
+        match forward(root, entry, dry_run)? {
+            Some(said) => report.push(said),
+            None => report.extend(restore(root, &mut manifest, entry, dry_run)?),
+        }
     }
     if dry_run {
         return Ok(report);
@@ -102,7 +105,7 @@ pub fn uninstall(root: &Path, dry_run: bool) -> Result<Report, String> {
     if rules && commands && apparmor::is_on(root) {
         apparmor::reload(root)?;
     }
-    for folder in ["run/barfit", "var/lib/barfit/applied"] {
+    for folder in ["run/barfit", "var/cache/barfit", "var/lib/barfit/applied"] {
         // What the hook has left; gone with it.
         let _ = std::fs::remove_dir_all(root.join(folder));
     }
@@ -111,10 +114,34 @@ pub fn uninstall(root: &Path, dry_run: bool) -> Result<Report, String> {
         // A folder in which something else lies by now stays.
         let _ = State::Absent.make(&root.join(&entry.path));
     }
+    // Not among them where an earlier removal has left a link in it.
+    let _ = State::Absent.make(&root.join(shim::FOLDER));
     if commands {
         daemon::see_hook();
     }
     Ok(report)
+}
+
+/// Where libvirt still names a shim, a link to the real emulator takes its place; `None` where nothing names it.
+fn forward(root: &Path, entry: &manifest::Entry, dry_run: bool) -> Result<Option<String>, String> {
+    if !places::is_shim(&entry.path) {
+        return Ok(None);
+    }
+    let users = emulators::named_in(root, &entry.path);
+    let real = entry.path.file_name().and_then(|name| shim::real_emulator(root, name).ok());
+    let (Some(real), false) = (real, users.is_empty()) else { return Ok(None) };
+    let path = root.join(&entry.path);
+    if !dry_run {
+        State::Link(real.clone()).make(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let users: Vec<String> = users.iter().map(|user| user.display().to_string()).collect();
+    Ok(Some(format!(
+        "{} {} as a link to {}, because of what libvirt keeps in {}; remove it when nothing there names it",
+        if dry_run { "would be left:" } else { "left" },
+        path.display(),
+        real.display(),
+        users.join(", ")
+    )))
 }
 
 /// Restores one place, unless somebody has changed it since.
@@ -150,6 +177,8 @@ struct Work<'a> {
     manifest: Manifest,
     /// What was at each place before this installation, in the order of the changes.
     undo: Vec<(PathBuf, State)>,
+    /// The kernel has the new AppArmor rules.
+    rules_loaded: bool,
     report: Report,
 }
 
@@ -197,6 +226,7 @@ impl Work<'_> {
         self.write(places, Stage::Rules)?;
         if commands && shimmed && apparmor::is_on(&self.options.root) {
             apparmor::reload(&self.options.root)?;
+            self.rules_loaded = true;
         }
         self.write(places, Stage::Files)?;
         if commands {
@@ -245,7 +275,9 @@ impl Work<'_> {
         let path = self.options.root.join(place);
         let says = |error: std::io::Error| format!("{}: {error}", path.display());
         let present = State::read(&path).map_err(says)?;
-        self.manifest.note(place, &present, wanted)?;
+        // A link that an earlier removal has left is nothing to come back to.
+        let left = places::is_shim(place) && matches!(present, State::Link(_));
+        self.manifest.note(place, if left { &State::Absent } else { &present }, wanted)?;
         fault::inject(&self.options.root, &format!("install-{}", self.undo.len()));
         self.undo.push((place.to_owned(), present));
         wanted.make(&path).map_err(says)
@@ -256,14 +288,32 @@ impl Work<'_> {
         let folder = State::Folder.fingerprint();
         let wanted = |path: &Path| places.iter().any(|place| place.path == path);
         let entries = self.manifest.content.entries.clone();
-        for entry in entries.iter().rev().filter(|entry| entry.now != folder && !wanted(&entry.path)) {
+        let obsolete: Vec<_> =
+            entries.iter().rev().filter(|entry| entry.now != folder && !wanted(&entry.path)).collect();
+        let commands = self.options.commands();
+        if commands && obsolete.iter().any(|entry| places::is_shim(&entry.path)) {
+            self.report.extend(emulators::give_back(&self.options.root, false));
+        }
+        for entry in &obsolete {
             let path = self.options.root.join(&entry.path);
             let present = State::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             self.undo.push((entry.path.clone(), present));
-            let said = restore(&self.options.root, &mut self.manifest, entry, false)?;
+            let said = match forward(&self.options.root, entry, false)? {
+                Some(said) => Some(said),
+                None => restore(&self.options.root, &mut self.manifest, entry, false)?,
+            };
             self.report.extend(said);
             self.manifest.forget(&entry.path);
             self.manifest.save()?;
+        }
+        if commands
+            && obsolete.iter().any(|entry| apparmor::is_rule(&entry.path))
+            && apparmor::is_on(&self.options.root)
+        {
+            apparmor::reload(&self.options.root)?;
+        }
+        if commands && obsolete.iter().any(|entry| places::sets_path(&entry.path)) {
+            self.report.extend(daemon::without_shim()?);
         }
         Ok(())
     }
@@ -285,20 +335,26 @@ impl Work<'_> {
             );
             return Ok(());
         }
-        let Err(error) = daemon::try_emulator(&shim_of(name)) else {
-            self.report.push(format!("a guest starts through {}", shim_of(name).display()));
-            return Ok(());
-        };
-        let real = shim::real_emulator(&self.options.root, name.as_ref())?;
-        match daemon::try_emulator(&real) {
-            Ok(()) => Err(format!("a guest that starts without the shim does not start with it: {error}")),
-            Err(error) => {
-                self.report.push(format!(
-                    "no guest starts here, with the shim or without it, so the shim is not tested: {error}"
-                ));
-                Ok(())
+        let (shim, real) = (shim_of(name), shim::real_emulator(&self.options.root, name.as_ref())?);
+        // One after the other: a host on which no guest starts may still be one on which the shim does harm.
+        for (what, works) in [
+            ("libvirt can probe", daemon::probe as fn(&Path) -> Result<(), String>),
+            ("a guest starts through", daemon::try_guest),
+        ] {
+            let Err(error) = works(&shim) else {
+                self.report.push(format!("{what} {}", shim.display()));
+                continue;
+            };
+            if works(&real).is_ok() {
+                return Err(format!("{what} {}, but not {}: {error}", real.display(), shim.display()));
             }
+            self.report.push(format!(
+                "not tested whether {what} {}: it does not work with {}, either: {error}",
+                shim.display(),
+                real.display()
+            ));
         }
+        Ok(())
     }
 
     fn give_path(&mut self) -> Result<(), String> {
@@ -330,7 +386,10 @@ impl Work<'_> {
         let mut failures = Vec::new();
         for (place, state) in self.undo.iter().rev() {
             let path = self.options.root.join(place);
-            let undone = remove_if_there(&temporary(&path)).and_then(|()| state.make(&path));
+            // What failed has not been changed, and may not be changeable.
+            let is_so = State::read(&path).is_ok_and(|present| present == *state);
+            let undone = remove_if_there(&temporary(&path))
+                .and_then(|()| if is_so { Ok(()) } else { state.make(&path) });
             if let Err(error) = undone.or_else(|error| if path.is_dir() { Ok(()) } else { Err(error) }) {
                 failures.push(format!("{}: {error}", path.display()));
             }
@@ -341,8 +400,14 @@ impl Work<'_> {
             {
                 failures.extend(selinux::unset(&mut self.manifest).err());
             }
-            if apparmor::is_on(&self.options.root) {
-                failures.extend(apparmor::reload(&self.options.root).err());
+            if self.undo.iter().any(|(place, _)| apparmor::is_rule(place))
+                && apparmor::is_on(&self.options.root)
+                && let Err(why) = apparmor::reload(&self.options.root)
+            {
+                // Where the rules could not be loaded, the daemon runs under those of before already.
+                if self.rules_loaded {
+                    failures.push(why);
+                }
             }
             if daemon::has_systemd() && self.undo.iter().any(|(place, _)| places::sets_path(place)) {
                 failures.extend(daemon::restart().err());

@@ -109,8 +109,13 @@ pub(super) fn all(options: &Options, manifest: &Manifest) -> Result<Vec<Place>, 
 
 /// The names of the shims among the places.
 pub(super) fn shims(places: &[Place]) -> Vec<&str> {
-    let shim = |place: &'_ Place| place.path.parent() == Some(Path::new(shim::FOLDER));
-    places.iter().filter(|place| shim(place)).filter_map(|place| place.path.file_name()?.to_str()).collect()
+    let shims = places.iter().filter(|place| is_shim(&place.path));
+    shims.filter_map(|place| place.path.file_name()?.to_str()).collect()
+}
+
+/// Whether a place is that of a shim.
+pub(super) fn is_shim(path: &Path) -> bool {
+    path.parent() == Some(Path::new(shim::FOLDER)) && path.file_name().is_some_and(shim::is_emulator_name)
 }
 
 /// Whether a place decides on the daemon's PATH.
