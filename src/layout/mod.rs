@@ -12,6 +12,8 @@ mod ovmf;
 #[cfg(test)]
 mod ovmf_tests;
 mod pack;
+#[cfg(test)]
+mod pack_tests;
 mod ram;
 mod seabios;
 #[cfg(test)]

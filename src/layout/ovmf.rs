@@ -20,7 +20,7 @@ pub(super) fn lay_out(guest: &Guest, rules: &OvmfRules) -> Layout {
     let (width, trusted) = ovmf_width(guest, rules, &classic);
     let aperture = ovmf_window(rules, &ram, &classic, trusted);
     let pack = PackRules { high: aperture.is_some(), mem64_through_pref64: rules.mem64_through_pref64 };
-    let mut tree = Tree::new(&guest.bus, pack, |bridge| padding(bridge, rules, aperture));
+    let tree = Tree::new(&guest.bus, pack, |bridge| padding(bridge, rules, aperture));
     let first = tree.requests();
     let window = aperture.and_then(|aperture| report(aperture, &first));
     let boot =

@@ -182,7 +182,7 @@ fn windows_and_widths() {
 }
 
 /// A guest with ports of several stand-ins, some without hot-plug, and some devices on the root bus.
-fn any_guest() -> impl Strategy<Value = Guest> {
+pub(super) fn any_guest() -> impl Strategy<Value = Guest> {
     let month =
         prop::sample::select(vec!["201911", "202011", "202211", "202305", "202502", "202602", "202608"]);
     let kind = prop::sample::select(vec![
