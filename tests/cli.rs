@@ -119,7 +119,8 @@ fn nothing_is_half_printed() {
         .status(2)
         .stderr(
             "barfit: nowhere.xml: No such file or directory (os error 2); a domain that libvirt knows needs --connect URI\n\
-             barfit: examples: Is a directory (os error 21)\n",
+             barfit: examples: Is a directory (os error 21)\n\
+             barfit: Cargo.toml:1:1: this is not XML; give the output of `virsh dumpxml`\n",
         )
         .run();
     let files = ["diff", FOUR, "Cargo.toml", "README.md"];

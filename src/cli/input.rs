@@ -20,14 +20,25 @@ pub(super) struct Input {
 
 /// The domains that the arguments name, in their order. What is wrong is said of each of them.
 pub(super) fn domains(arguments: &[OsString], connect: Option<&str>) -> Result<Vec<Input>, Failure> {
+    one_standard_input(arguments)?;
+    gather(arguments.iter().map(|argument| domain(argument, connect)))
+}
+
+/// Refuses arguments of which two are `-`.
+pub(super) fn one_standard_input(arguments: &[OsString]) -> Result<(), Failure> {
     if arguments.iter().filter(|argument| *argument == "-").count() > 1 {
         return Err(Failure::new("`-` can be given once: there is one standard input"));
     }
-    gather(arguments.iter().map(|argument| match connect {
+    Ok(())
+}
+
+/// The domain that an argument names.
+pub(super) fn domain(argument: &OsStr, connect: Option<&str>) -> Result<Input, Failure> {
+    match connect {
         Some(uri) => from_libvirt(uri, argument),
         None if argument == "-" => standard_input(),
         None => file(Path::new(argument)),
-    }))
+    }
 }
 
 /// All results, or all failures.

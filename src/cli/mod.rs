@@ -14,6 +14,7 @@ mod facts;
 mod host_wide;
 mod input;
 mod judge;
+mod many;
 mod output;
 mod prove;
 mod shell;
@@ -44,7 +45,7 @@ fn command_line(arguments: Vec<OsString>) -> ExitCode {
     };
     let terminal = terminal.with_colour(parsed.color);
     match verb(parsed.verb, &terminal) {
-        Ok(output) => terminal.show(&output),
+        Ok(output) => terminal.show(output),
         Err(failure) => terminal.fail(&failure),
     }
 }
@@ -72,7 +73,7 @@ fn verb(verb: Verb, terminal: &Terminal) -> Result<Output, Failure> {
 fn usage(error: &clap::Error, terminal: &Terminal) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            terminal.show(&Output::text(error.render().to_string()))
+            terminal.show(Output::text(error.render().to_string()))
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             terminal.fail(&Failure::new(format!("a verb is missing\n\n{}", error.render())))

@@ -1,17 +1,21 @@
 //! What a verb has to say, and the terminal that it is said to.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Seek, Write};
 use std::process::ExitCode;
+
+use tempfile::SpooledTempFile;
 
 use super::arguments::Colour;
 use crate::report::Paint;
 
 /// The whole output of a verb.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Output {
     /// For standard output.
     pub(super) stdout: Vec<u8>,
+    /// For standard output, after that.
+    pub(super) long: Option<Long>,
     /// For standard error, a line each: what the reader of the output should know.
     pub(super) notes: Vec<String>,
     /// The answer is no.
@@ -21,7 +25,44 @@ pub(super) struct Output {
 impl Output {
     /// An output that is fine.
     pub(super) fn text(text: impl Into<Vec<u8>>) -> Output {
-        Output { stdout: text.into(), notes: Vec::new(), no: false }
+        Output { stdout: text.into(), ..Output::default() }
+    }
+}
+
+/// A text that may be longer than one wants to keep in memory before the first byte of it is printed: what exceeds a
+/// bound goes to a temporary file without a name.
+#[derive(Debug)]
+pub(super) struct Long {
+    file: SpooledTempFile,
+    empty: bool,
+}
+
+/// What is kept in memory.
+const SHORT: usize = 1 << 20;
+
+impl Default for Long {
+    fn default() -> Long {
+        Long { file: SpooledTempFile::new(SHORT), empty: true }
+    }
+}
+
+impl Long {
+    /// Adds a part, and before it, unless it is the first, what stands between parts.
+    pub(super) fn push(&mut self, between: &str, part: &str) -> Result<(), Failure> {
+        let between = if std::mem::take(&mut self.empty) { "" } else { between };
+        let written =
+            self.file.write_all(between.as_bytes()).and_then(|()| self.file.write_all(part.as_bytes()));
+        written.map_err(|error| {
+            Failure::new(format!(
+                "a temporary file in {}: {error}; name a folder with room in TMPDIR",
+                std::env::temp_dir().display()
+            ))
+        })
+    }
+
+    fn copy(&mut self, to: &mut impl Write) -> io::Result<()> {
+        self.file.rewind()?;
+        io::copy(&mut self.file, to).map(|_| ())
     }
 }
 
@@ -86,17 +127,17 @@ impl Terminal {
     }
 
     /// Prints an output. A reader that has gone away (`barfit … | head`) has read enough.
-    pub(super) fn show(self, output: &Output) -> ExitCode {
+    pub(super) fn show(self, output: Output) -> ExitCode {
         let mut stdout = io::stdout().lock();
-        match stdout.write_all(&output.stdout).and_then(|()| stdout.flush()) {
+        let long = |stdout: &mut _| output.long.map_or(Ok(()), |mut long| long.copy(stdout));
+        let shown = stdout.write_all(&output.stdout).and_then(|()| long(&mut stdout));
+        match shown.and_then(|()| stdout.flush()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                 return self.fail(&Failure::new(format!("standard output: {error}")));
             }
             _ => {}
         }
-        for note in &output.notes {
-            say(note);
-        }
+        output.notes.iter().for_each(|note| say(note));
         ExitCode::from(u8::from(output.no))
     }
 

@@ -339,16 +339,12 @@ fn pictures(answer: &Answer, detail: Detail, paint: Paint) -> String {
     out
 }
 
-/// Several domains, one line each.
-pub fn summary_text(rows: &[(String, &Domain, &Answer)], paint: Paint) -> String {
-    let mut table = Table::new(&[
-        ("INPUT", Side::Left),
-        ("DOMAIN", Side::Left),
-        ("VERDICT", Side::Left),
-        ("PLACED", Side::Right),
-        ("CHANGE", Side::Left),
-    ]);
-    for (input, domain, answer) in rows {
+/// A domain among many, in a line.
+pub struct SummaryRow([(String, Tone); 5]);
+
+impl SummaryRow {
+    /// The row of a domain; `input` is what it was called by.
+    pub fn new(input: &str, domain: &Domain, answer: &Answer) -> SummaryRow {
         let counts = Counts::of(answer);
         let (verdict, tone) = verdict_word(answer.verdict);
         let placed = match answer.verdict {
@@ -362,13 +358,27 @@ pub fn summary_text(rows: &[(String, &Domain, &Answer)], paint: Paint) -> String
             (false, Verdict::Fits) => planned(answer),
             (false, _) => format!("{} ({}/{})", planned(answer), counts.then, counts.total),
         };
-        table.row([
+        SummaryRow([
             (shortened(input, WIDTH / 3), Tone::Plain),
             (shortened(&domain.name, 24), Tone::Plain),
             (verdict.to_owned(), tone),
             (placed, Tone::Plain),
             (change, Tone::Plain),
-        ]);
+        ])
+    }
+}
+
+/// Several domains, one line each.
+pub fn summary_text(rows: Vec<SummaryRow>, paint: Paint) -> String {
+    let mut table = Table::new(&[
+        ("INPUT", Side::Left),
+        ("DOMAIN", Side::Left),
+        ("VERDICT", Side::Left),
+        ("PLACED", Side::Right),
+        ("CHANGE", Side::Left),
+    ]);
+    for SummaryRow(cells) in rows {
+        table.row(cells);
     }
     table.text(0, paint)
 }

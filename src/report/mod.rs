@@ -15,7 +15,7 @@ mod table;
 
 pub use self::catalogue::{catalogue_json, catalogue_text};
 pub use self::host::host_text;
-pub use self::human::{Detail, check_text, headline, summary_text};
+pub use self::human::{Detail, SummaryRow, check_text, headline, summary_text};
 pub use self::json::{Check, SCHEMA};
 pub use self::paint::Paint;
 pub use self::size::{SizeRow, size_text};
