@@ -1,8 +1,9 @@
-//! What was read in firmware images, kept in `/var/cache/barfit/firmware.json`: looking into an image takes up to a
-//! third of a second, which a hook does not have at every start.
+//! What firmware files are, kept in `/var/cache/barfit/firmware.json`: looking into an image takes up to a third of a
+//! second, and finding the package that owns it means reading a megabyte or two, which is more than all else that a
+//! hook does.
 //!
-//! An entry is good for a file of the same path, size and time of change, read by the same version of barfit. A cache
-//! that cannot be read or written is no cache, and nothing else.
+//! An entry is good for a file of the same path, size and time of change, while no package was installed or removed,
+//! read by the same version of barfit. A cache that cannot be read or written is no cache, and nothing else.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +17,8 @@ use crate::host::{Depth, FirmwareFile, Host};
 
 /// Where it is, below the root directory.
 const CACHE: &str = "var/cache/barfit/firmware.json";
+/// Debian's package database. Where there is another, nothing is found by package.
+const PACKAGES: &str = "var/lib/dpkg/status";
 /// More files than any host has firmware.
 const MOST: usize = 256;
 /// No cache is larger.
@@ -32,33 +35,38 @@ struct Entry {
     size: u64,
     /// Modification, nanoseconds since 1970.
     modified: i128,
+    /// Modification of the package database; `None`: there is none.
+    packages: Option<i128>,
     found: Option<FirmwareFile>,
 }
 
-/// What a firmware file is: by its package where that says enough, else by the image, once.
+/// What a firmware file is: by its package where that says enough, else by the image; looked up once.
 pub(super) fn firmware_file(machine: &Host, path: &Path) -> Option<FirmwareFile> {
-    let by_package = machine.firmware_file(path, Depth::Package);
-    if by_package.as_ref().is_some_and(|file| file.era.is_some() || file.version.is_some()) {
-        return by_package;
-    }
     let root = machine.root();
     let Ok(facts) = fs::metadata(root.join(path.strip_prefix("/").unwrap_or(path))) else {
-        return by_package;
+        return machine.firmware_file(path, Depth::Package);
     };
-    let modified = i128::from(facts.mtime()) * 1_000_000_000 + i128::from(facts.mtime_nsec());
+    let packages = fs::metadata(root.join(PACKAGES)).ok().map(|facts| modified(&facts));
     let mut cache = read(root);
     if let Some(entry) = cache.files.get(path)
-        && (entry.size, entry.modified) == (facts.len(), modified)
+        && (entry.size, entry.modified, entry.packages) == (facts.len(), modified(&facts), packages)
     {
         return entry.found.clone();
     }
-    let found = machine.firmware_file(path, Depth::Image).or(by_package);
+    let by_package = machine.firmware_file(path, Depth::Package);
+    let enough = by_package.as_ref().is_some_and(|file| file.era.is_some() || file.version.is_some());
+    let found = if enough { by_package } else { machine.firmware_file(path, Depth::Image).or(by_package) };
     if cache.files.len() >= MOST {
         cache.files.clear();
     }
-    cache.files.insert(path.to_owned(), Entry { size: facts.len(), modified, found: found.clone() });
+    let (size, modified) = (facts.len(), modified(&facts));
+    cache.files.insert(path.to_owned(), Entry { size, modified, packages, found: found.clone() });
     write(root, &cache);
     found
+}
+
+fn modified(facts: &fs::Metadata) -> i128 {
+    i128::from(facts.mtime()) * 1_000_000_000 + i128::from(facts.mtime_nsec())
 }
 
 fn read(root: &Path) -> Cache {
@@ -113,6 +121,18 @@ mod tests {
         mark(root.path());
         assert_eq!(era(&machine).as_deref(), Some("202208"));
         fs::write(root.path().join("usr/share/OVMF/OVMF_CODE.fd"), "something else").expect("written");
+        assert_eq!(era(&machine), None);
+    }
+
+    #[test]
+    fn an_entry_is_good_until_a_package_changes() {
+        let (root, machine) = machine();
+        assert_eq!(era(&machine), None);
+        mark(root.path());
+        assert_eq!(era(&machine).as_deref(), Some("202208"));
+        let status = root.path().join(PACKAGES);
+        fs::create_dir_all(status.parent().expect("a folder")).expect("made");
+        fs::write(status, "").expect("written");
         assert_eq!(era(&machine), None);
     }
 

@@ -6,8 +6,11 @@ use std::path::Path;
 
 /// Up to `limit` bytes of a file; what follows is left unread.
 pub(super) fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    File::open(path)?.take(limit).read_to_end(&mut content)?;
+    let file = File::open(path)?;
+    // The kernel says 4096 of its own files, or nothing.
+    let size = file.metadata().map_or(0, |facts| facts.len()).clamp(1024, limit.max(1024));
+    let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    file.take(limit).read_to_end(&mut content)?;
     Ok(content)
 }
 
