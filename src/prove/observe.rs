@@ -19,7 +19,7 @@ use super::hang::{Look, SILENCE_FLOOR, Watch};
 use super::qemu::{self, Line, Qemu};
 use super::rig::{Rig, bare};
 use super::stand_in::{StandIn, stand_in};
-use super::trace::{Register, Step, Trace};
+use super::trace::{Register, Step, Trace, maps};
 use super::{Error, Result};
 use crate::layout::{BridgeKind, Function, FunctionId, Guest, PlacedBar, Role};
 use crate::units::{Addr, Bar, BarKind, Bytes};
@@ -46,6 +46,8 @@ pub struct Observed {
     pub seen: Seen,
     /// Wall-clock time it took.
     pub time: Duration,
+    /// Wall-clock time at which the last BAR was written.
+    pub settled: Duration,
     /// CPU time the guest took.
     pub cpu: Duration,
     /// Where each BAR's register is found in the guest; empty unless the firmware finished.
@@ -81,6 +83,7 @@ struct Boot {
     trace: Trace,
     watch: Watch,
     started: Instant,
+    settled: Duration,
     cpu: Duration,
     began: bool,
     message: String,
@@ -106,6 +109,7 @@ impl Boot {
             trace: Trace::default(),
             watch: Watch::default(),
             started: Instant::now(),
+            settled: Duration::ZERO,
             cpu: Duration::ZERO,
             began: false,
             message: String::new(),
@@ -121,7 +125,8 @@ impl Boot {
         };
         let finished = matches!(seen, Seen::Placed(_));
         let console = if finished && rig.linux.is_some() { self.linux(limits)? } else { None };
-        Ok(Observed { seen, time: self.started.elapsed(), cpu: self.cpu, registers: self.registers, console })
+        let (time, settled) = (self.started.elapsed(), self.settled);
+        Ok(Observed { seen, time, settled, cpu: self.cpu, registers: self.registers, console })
     }
 
     /// Lets the Linux guest run until it powers off, says that it has said all, or falls silent after its start.
@@ -158,6 +163,9 @@ impl Boot {
                 Step::Done => self.placed(stand).map(Some),
                 Step::Progress => {
                     self.began = true;
+                    if maps(&line) {
+                        self.settled = self.started.elapsed();
+                    }
                     self.cpu = self.qemu.cpu_time().ok().flatten().unwrap_or(self.cpu);
                     self.watch.progress(self.cpu);
                     Ok(None)

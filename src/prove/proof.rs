@@ -158,6 +158,7 @@ bar 0000:01:00.0 2 0x000000a000000000 0x000000bfffffffff 0x000000000014220c";
         let mut observed = Observed {
             seen: Seen::TimedOut,
             time: Duration::ZERO,
+            settled: Duration::ZERO,
             cpu: Duration::ZERO,
             registers: [((id(1), 2), (2, 0, 0, 2)), ((id(2), 2), (1, 0, 0, 2)), ((id(3), 2), (3, 0, 0, 2))]
                 .into(),

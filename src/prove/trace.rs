@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The trace events to switch on.
 pub const EVENTS: [&str; 3] = ["fw_cfg_add_file", "fw_cfg_select", "pci_update_mappings*"];
 
+/// The firmware has written an address into a BAR that is decoded.
+const ADD: &str = "pci_update_mappings_add ";
+
 /// The file that is fetched when every BAR has its place.
 const LAST: &str = "etc/table-loader";
 
@@ -46,7 +49,7 @@ pub struct Trace {
 impl Trace {
     /// Takes the next line.
     pub fn line(&mut self, line: &str) -> Step {
-        if let Some(rest) = after(line, "pci_update_mappings_add ") {
+        if let Some(rest) = after(line, ADD) {
             if let Some((register, address)) = mapping(rest) {
                 self.mapped.insert(register, address);
             }
@@ -80,6 +83,11 @@ impl Trace {
     fn last_key(&self) -> Option<usize> {
         Some(FIRST_FILE + self.files.iter().position(|name| name == LAST)?)
     }
+}
+
+/// Whether a line says that a BAR has got an address.
+pub(super) fn maps(line: &str) -> bool {
+    line.contains(ADD)
 }
 
 fn after<'a>(line: &'a str, mark: &str) -> Option<&'a str> {

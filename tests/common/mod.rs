@@ -81,8 +81,13 @@ pub(crate) fn pairs() -> BTreeSet<(String, String)> {
 
 /// What barfit says of a domain on a host.
 pub(crate) fn answer(text: &str, host: &HostFacts) -> Answer {
+    decide(&Domain::parse(text.as_bytes()).expect("an example"), host)
+}
+
+/// What barfit says of a domain that has been read.
+pub(crate) fn decide(domain: &Domain, host: &HostFacts) -> Answer {
     plan::answer(&Request {
-        domain: &Domain::parse(text.as_bytes()).expect("an example"),
+        domain,
         host,
         host_is: Source::HostFile,
         policy: &Policy::default(),

@@ -1,0 +1,151 @@
+//! How many instructions barfit executes, counted by valgrind and held against those of a bare parse or of a program
+//! that does nothing: a regression shows here whatever else the machine does. What the numbers mean in time is in
+//! docs/performance.md.
+//!
+//! Needs valgrind (`tests/install-programs`) and an optimised build:
+//! `cargo test --profile counted --test instructions`.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::process::Command;
+
+use barfit::domain::{Document, Domain};
+use barfit::host::HostFacts;
+use barfit::plan::Change;
+use barfit::rewrite::rewrite_document;
+
+mod common;
+#[path = "common/machine.rs"]
+mod machine;
+
+use common::{answer, examples, host};
+use machine::{HOOK, Machine, nova};
+
+/// Names a work, and how often it is to be done, to this program run by valgrind.
+const ASKED: &str = "BARFIT_COUNTED_WORK";
+
+/// Does its work so many times.
+type Work = fn(u32);
+
+const WORKS: &[(&str, Work)] = &[
+    ("parse 20", |times| parse(&nova(4, 20_000), times)),
+    ("parse 200", |times| parse(&nova(4, 200_000), times)),
+    ("read 20", |times| read(&nova(4, 20_000), times)),
+    ("read 200", |times| read(&nova(4, 200_000), times)),
+    ("rewrite 20", |times| rewrite(&nova(4, 20_000), times)),
+    ("rewrite 200", |times| rewrite(&nova(4, 200_000), times)),
+    ("decide eight", |times| decide("eight-h100-sxm", "xeon-46-h100-sxm", times)),
+];
+
+fn parse(text: &str, times: u32) {
+    (0..times).for_each(|_| drop(black_box(roxmltree::Document::parse(text).expect("XML"))));
+}
+
+fn read(text: &str, times: u32) {
+    (0..times).for_each(|_| drop(black_box(Domain::parse(text.as_bytes()).expect("a domain"))));
+}
+
+fn rewrite(text: &str, times: u32) {
+    let changes: Vec<Change> = answer(text, &host("xeon-46-h100")).plan.changes;
+    assert!(!changes.is_empty());
+    for _ in 0..times {
+        let document = Document::parse(text.as_bytes()).expect("XML");
+        black_box(rewrite_document(&document, &changes).expect("a rewrite"));
+    }
+}
+
+fn decide(domain: &str, machine: &str, times: u32) {
+    let (text, facts): (String, HostFacts) = (examples()[domain].clone(), host(machine));
+    let domain = Domain::parse(text.as_bytes()).expect("a domain");
+    (0..times).for_each(|_| drop(black_box(common::decide(&domain, &facts))));
+}
+
+/// Does what it is asked for. By itself it does nothing.
+#[test]
+fn work() {
+    let Ok(asked) = std::env::var(ASKED) else { return };
+    let (name, times) = asked.rsplit_once(' ').expect("a name and a number");
+    let (_, work) = WORKS.iter().find(|(known, _)| *known == name).expect("a known work");
+    work(times.parse().expect("a number"));
+}
+
+/// What valgrind has counted of a command.
+fn counted(command: &mut Command) -> u64 {
+    let output = command.output().expect("valgrind runs (Debian: valgrind)");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let number = said.lines().find_map(|line| line.split_once("Collected : "));
+    number.unwrap_or_else(|| panic!("no number: {said}")).1.trim().parse().expect("a number")
+}
+
+const VALGRIND: [&str; 2] = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
+
+/// What is not optimised is another program.
+fn only_optimised() {
+    if cfg!(debug_assertions) {
+        panic!("run this as `cargo test --profile counted --test instructions`");
+    }
+}
+
+/// Instructions of one work: what twice as many cost more.
+fn instructions(name: &str) -> u64 {
+    only_optimised();
+    let times = 8;
+    let run = |times: u64| {
+        let own = std::env::current_exe().expect("this program");
+        let mut command = Command::new("valgrind");
+        command.args(VALGRIND).arg(own).args(["--exact", "work", "--test-threads=1"]);
+        counted(command.env(ASKED, format!("{name} {times}")))
+    };
+    (run(2 * times) - run(times)) / times
+}
+
+#[allow(clippy::print_stdout, reason = "for who adjusts a bound")]
+fn ratio(a: &str, b: &str) -> f64 {
+    let (of_a, of_b) = (instructions(a), instructions(b));
+    let ratio = of_a as f64 / of_b as f64;
+    println!("{a}: {of_a}, {b}: {of_b}, {ratio:.2} times");
+    ratio
+}
+
+#[test]
+fn reading_costs_little_more_than_a_bare_parse() {
+    assert!(ratio("read 20", "parse 20") < 2.0);
+    assert!(ratio("rewrite 20", "parse 20") < 2.0);
+}
+
+#[test]
+fn work_grows_with_the_text_and_no_faster() {
+    for what in ["parse", "read", "rewrite"] {
+        let grown = ratio(&format!("{what} 200"), &format!("{what} 20"));
+        assert!(grown < 11.0, "{what}");
+    }
+}
+
+#[test]
+fn a_decision_is_no_more_than_a_few_parses() {
+    assert!(ratio("decide eight", "parse 20") < 2.2);
+}
+
+/// The whole hook at `prepare`, beside a program that does nothing.
+#[test]
+#[allow(clippy::print_stdout, reason = "for who adjusts a bound")]
+fn a_hook_is_little_more_than_a_process() {
+    only_optimised();
+    let barfit = Path::new(env!("CARGO_BIN_EXE_barfit"));
+    let machine = Machine::new(&host("xeon-46-h100"), barfit, Path::new("/usr/bin/true"));
+    let hook = machine.named("hook", HOOK, barfit);
+    let of = |program: &Path, text: &str| {
+        let domain = machine.path("domain.xml");
+        std::fs::write(&domain, text).expect("written");
+        let mut command = machine.command(Path::new("valgrind"));
+        command.args(VALGRIND).arg(program).args(["instance-0000002a", "prepare", "begin", "-"]);
+        counted(command.stdin(std::fs::File::open(domain).expect("a domain")))
+    };
+    let nothing = of(Path::new("/bin/true"), "");
+    for (gpus, most) in [(4, 20.0), (0, 12.0)] {
+        let ratio = of(&hook, &nova(gpus, 20_000)) as f64 / nothing as f64;
+        println!("hook, {gpus} GPUs: {ratio:.1} times /bin/true ({nothing})");
+        assert!(ratio < most, "{gpus} GPUs: {ratio:.1}");
+    }
+}
