@@ -30,7 +30,9 @@ mkdir -p "$machine/lib/dpkg"
 mount --rbind "$machine/lib" /var/lib
 mount --bind "$machine/sys" /sys
 mount --bind "$machine/cpuinfo" /proc/cpuinfo
-mount --bind "$machine/libexec" /usr/libexec
+mkdir -p "$machine/libexec/valgrind"
+[ ! -d /usr/libexec/valgrind ] || mount --bind /usr/libexec/valgrind "$machine/libexec/valgrind"
+mount --rbind "$machine/libexec" /usr/libexec
 mount --bind "$machine/cache" /var/cache
 mount -t tmpfs none /run
 exec "$@"
