@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tempfile::SpooledTempFile;
 
 use super::arguments::Colour;
+use crate::deliver::journal::printable;
 use crate::report::Paint;
 
 /// The whole output of a verb.
@@ -149,6 +150,8 @@ impl Terminal {
 }
 
 fn say(message: &str) {
+    // Names and texts of others may hold what a terminal obeys.
+    let message = message.lines().map(printable).collect::<Vec<_>>().join("\n");
     // Where standard error cannot be written to there is no place left to say so.
     let _ = writeln!(io::stderr().lock(), "barfit: {message}");
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::dmesg::{self, Cause};
 use super::install::places::{HOOK, HOOK_IN_FOLDER};
+use super::journal::printable;
 use super::{daemon, hook, shim, starts};
 use crate::catalogue;
 use crate::domain::Domain;
@@ -76,7 +77,7 @@ pub fn text(checks: &[Check]) -> String {
             State::Fail => "FAIL",
         };
         let advice = check.advice.as_ref().map(|advice| format!("      {advice}\n")).unwrap_or_default();
-        format!("{state}  {}: {}\n{advice}", check.code, check.text)
+        format!("{state}  {}: {}\n{advice}", check.code, printable(&check.text))
     };
     checks.iter().map(line).collect()
 }
@@ -361,7 +362,7 @@ pub fn log(text: &str, answer: Option<&Answer>) -> Vec<Check> {
         let device = devices.iter().find(|device| device.guest.is_some() && device.guest == symptom.device);
         // Bus numbers in a definition are libvirt's; guests mostly count alike.
         let name = device.map(|device| format!(" (most likely {})", device.name)).unwrap_or_default();
-        let text = format!("line {}{name}: {}", symptom.line, super::journal::printable(&symptom.text));
+        let text = format!("line {}{name}: {}", symptom.line, printable(&symptom.text));
         let state = if symptom.cause == Cause::AddressSpace { State::Fail } else { State::Warn };
         Check { state, code: symptom.code, text, advice: Some(symptom.meaning.to_owned()) }
     }));

@@ -43,6 +43,30 @@ pub struct PlanFile {
     pub summary: String,
 }
 
+impl PlanFile {
+    /// Reads the text of a file, if it is a plan for this start of this guest.
+    ///
+    /// # Errors
+    /// It is of another format, guest, boot or time; the text says which.
+    pub fn parse(text: &str, uuid: &str, boot_id: &str, now: u64) -> Result<PlanFile, String> {
+        let plan: PlanFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let age = now.saturating_sub(plan.written);
+        if plan.schema != SCHEMA {
+            return Err(format!("its schema is `{}`, not `{SCHEMA}`", plan.schema.escape_default()));
+        }
+        if plan.uuid != uuid {
+            return Err("it names another guest".to_owned());
+        }
+        if plan.boot_id != boot_id {
+            return Err("it is of another boot".to_owned());
+        }
+        if plan.written > now.saturating_add(FRESH.as_secs()) || age > FRESH.as_secs() {
+            return Err(format!("it is {age} s old"));
+        }
+        Ok(plan)
+    }
+}
+
 /// Why a plan file is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum Distrust {
@@ -145,7 +169,6 @@ impl Plans {
         let Some(path) = self.path(uuid) else { return Ok(None) };
         let untrusted = |why| Distrust::Untrusted { path: path.clone(), why };
         let unreadable = |error| Distrust::Unreadable { path: path.clone(), error };
-        let foreign = |why: String| Distrust::Foreign { path: path.clone(), why };
         match fs::symlink_metadata(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unreadable(error)),
@@ -173,21 +196,7 @@ impl Plans {
         if text.len() as u64 > LARGEST {
             return Err(untrusted("it is larger than any plan"));
         }
-        let plan: PlanFile = serde_json::from_str(&text).map_err(|error| foreign(error.to_string()))?;
-        let age = now.saturating_sub(plan.written);
-        if plan.schema != SCHEMA {
-            return Err(foreign(format!("its schema is `{}`, not `{SCHEMA}`", plan.schema.escape_default())));
-        }
-        if plan.uuid != uuid {
-            return Err(foreign("it names another guest".to_owned()));
-        }
-        if plan.boot_id != boot_id {
-            return Err(foreign("it is of another boot".to_owned()));
-        }
-        if plan.written > now + FRESH.as_secs() || age > FRESH.as_secs() {
-            return Err(foreign(format!("it is {age} s old")));
-        }
-        Ok(Some(plan))
+        PlanFile::parse(&text, uuid, boot_id, now).map(Some).map_err(|why| Distrust::Foreign { path, why })
     }
 
     fn make_folder(&self) -> io::Result<()> {

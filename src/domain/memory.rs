@@ -38,7 +38,7 @@ impl MemoryParts {
     /// `<maxMemory slots=>`.
     pub(super) fn max(&mut self, reader: &Reader<'_, '_>, node: Node<'_, '_>) -> Result<(), ParseError> {
         if self.max.is_none() {
-            self.max = reader.memory(node)?;
+            self.max = reader.max_memory(node)?;
             let slots = reader.number(node, "slots", Base::Ten, u64::from(u32::MAX))?.unwrap_or(0);
             self.slots = u32::try_from(slots).unwrap_or(u32::MAX);
         }
@@ -80,6 +80,9 @@ impl MemoryParts {
         let boot = match (self.cells, self.total) {
             (Some(cells), _) => cells,
             (None, None) => return reader.fail(root, "there is no `<memory>` (or no number in it); add it"),
+            (None, Some(Bytes::ZERO)) => {
+                return reader.fail(root, "`<memory>` is 0; write how much the guest has");
+            }
             (None, Some(total)) => match total.get().checked_sub(self.devices.get()) {
                 Some(rest) if rest > 0 => add(reader, root, Bytes::ZERO, Bytes(rest), MIB)?,
                 _ => {
@@ -92,7 +95,8 @@ impl MemoryParts {
         };
         let max = match self.max {
             Some(max) => {
-                Some(MaxMemory { size: add(reader, root, Bytes::ZERO, max, MIB)?, slots: self.slots })
+                let size = round_up(max, MIB).unwrap_or(max);
+                Some(MaxMemory { size, slots: self.slots })
             }
             None => None,
         };

@@ -70,11 +70,24 @@ impl<'d, 'a> Reader<'d, 'a> {
 
     /// A size of memory in the text of an element; `None` when there is no text (as libvirt has it).
     pub(super) fn memory(&self, node: Node<'_, '_>) -> Result<Option<Bytes>, ParseError> {
+        self.sized(node, value::memory)
+    }
+
+    /// The same, of memory that may come to be.
+    pub(super) fn max_memory(&self, node: Node<'_, '_>) -> Result<Option<Bytes>, ParseError> {
+        self.sized(node, value::max_memory)
+    }
+
+    fn sized(
+        &self,
+        node: Node<'_, '_>,
+        read: fn(&str, Option<&str>) -> Result<Bytes, String>,
+    ) -> Result<Option<Bytes>, ParseError> {
         let text = text(node);
         if text.is_empty() {
             return Ok(None);
         }
-        match value::memory(&text, node.attribute("unit")) {
+        match read(&text, node.attribute("unit")) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(message) => self.fail(node, format!("`<{}>`: {message}", node.tag_name().name())),
         }

@@ -50,6 +50,16 @@ pub(super) fn memory(text: &str, unit: Option<&str>) -> Result<Bytes, String> {
     round_up(bytes, KIB).filter(addressable).ok_or_else(|| too_large(text, unit))
 }
 
+/// Memory that may be plugged in one day. libvirt defines a guest with up to 8 EiB of it, so such a guest gets an
+/// answer: whatever lies above 4 PiB is as far out of reach as 4 PiB, and is taken for that.
+pub(super) fn max_memory(text: &str, unit: Option<&str>) -> Result<Bytes, String> {
+    let bytes = size(text, unit, KIB)?;
+    if bytes.get() > i64::MAX.unsigned_abs() {
+        return Err(too_large(text, unit));
+    }
+    Ok(round_up(bytes, KIB).unwrap_or(bytes).min(Bytes(PhysBits::MAX.limit())))
+}
+
 fn too_large(text: &str, unit: Option<&str>) -> String {
     format!("`{text}{}` is more than any guest can have", unit.map(|u| format!(" {u}")).unwrap_or_default())
 }

@@ -6,17 +6,24 @@
 //! 10.0), libvirt src/qemu/qemu_command.c (9.0, 11.3).
 
 use super::cpu_model::{CpuModel, cpu_model};
-use crate::domain::{Cpu, CpuMode, Domain, FeaturePolicy, MaxPhysAddrMode, VirtType};
+use crate::domain::{Cpu, CpuMode, Domain, FeaturePolicy, MaxPhysAddr, MaxPhysAddrMode, VirtType};
 use crate::finding::{Code, Finding};
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Version};
 use crate::layout::{CpuVendor, GuestCpu};
 use crate::units::PhysBits;
+
+/// libvirt that knows `<maxphysaddr>`, and its `limit=`; an older one drops what it does not know in silence.
+pub(crate) const MAXPHYSADDR_SINCE: Version = Version(8, 7, 0);
+pub(crate) const LIMIT_SINCE: Version = Version(9, 3, 0);
 
 /// How the guest's width can be changed.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum WidthControl {
     /// A number of the guest's own (named models, host-model, all of TCG).
     Own,
+    /// A number of the guest's own, for libvirt turns the host's width off: it does so as long as `<maxphysaddr
+    /// mode='emulate'>` has no `bits=`, which then must not get any. `-global` gives the number.
+    OwnByGlobal,
     /// The host's width, which can only be limited (`-cpu host` and `max` under KVM, and machine types that turn
     /// `host-phys-bits` on).
     HostLimited,
@@ -35,6 +42,8 @@ pub struct ResolvedCpu {
     pub because: String,
     /// Somebody asked for this width, as opposed to QEMU's default.
     pub chosen: bool,
+    /// `<maxphysaddr>`, as much of it as this libvirt knows.
+    pub maxphysaddr: Option<MaxPhysAddr>,
     /// Whether `pdpe1gb` can be had by asking for it: the host has it, or TCG emulates it.
     pub gib_pages_available: bool,
 }
@@ -67,7 +76,9 @@ pub(super) fn resolve(
         None if follows_host => host_la57.unwrap_or(false),
         None => model.la57 && (tcg || host_la57.unwrap_or(true)),
     };
-    let width = width(domain, cpu, model, host, tcg, host_phys_bits, findings);
+    let maxphysaddr = known_to_libvirt(cpu.maxphysaddr, host, findings);
+    let width =
+        width(domain, &Cpu { maxphysaddr, ..cpu.clone() }, model, host, tcg, host_phys_bits, findings);
     ResolvedCpu {
         cpu: GuestCpu {
             vendor,
@@ -80,6 +91,7 @@ pub(super) fn resolve(
         control: width.control,
         because: width.because,
         chosen: width.chosen,
+        maxphysaddr,
         gib_pages_available: tcg || host_gib_pages == Some(true),
     }
 }
@@ -149,6 +161,30 @@ fn vendor(
     guess
 }
 
+/// What is left of `<maxphysaddr>` after this libvirt has read it.
+fn known_to_libvirt(
+    written: Option<MaxPhysAddr>,
+    host: &HostFacts,
+    findings: &mut Vec<Finding>,
+) -> Option<MaxPhysAddr> {
+    let libvirt = host.libvirt.as_ref().and_then(|program| program.number());
+    let lacks = |since: Version| libvirt.is_some_and(|version| version < since);
+    let (what, left) = match written? {
+        _ if lacks(MAXPHYSADDR_SINCE) => ("<maxphysaddr>", None),
+        width if width.limit.is_some() && lacks(LIMIT_SINCE) => {
+            ("limit= of <maxphysaddr>", Some(MaxPhysAddr { limit: None, ..width }))
+        }
+        width => return Some(width),
+    };
+    if let Some(version) = libvirt {
+        findings.push(Finding::warning(
+            Code::BitsIgnored,
+            format!("libvirt {version} does not know {what} and drops it: it has no effect"),
+        ));
+    }
+    left
+}
+
 struct ChosenWidth {
     bits: PhysBits,
     control: WidthControl,
@@ -165,12 +201,6 @@ fn width(
     machine_host_phys_bits: bool,
     findings: &mut Vec<Finding>,
 ) -> ChosenWidth {
-    let own = |bits: PhysBits, because: String, chosen: bool| ChosenWidth {
-        bits,
-        control: WidthControl::Own,
-        because,
-        chosen,
-    };
     if !model.long_mode {
         let because = "a 32-bit CPU model, whose width is fixed".to_owned();
         return ChosenWidth { bits: PhysBits::MIN, control: WidthControl::Fixed, because, chosen: false };
@@ -191,8 +221,8 @@ fn width(
     let explicit = cpu.maxphysaddr;
     let wants_host = explicit.is_some_and(|m| m.mode == MaxPhysAddrMode::Passthrough)
         || globals.host_phys_bits == Some(true);
-    let wants_own = globals.host_phys_bits == Some(false)
-        || explicit.is_some_and(|m| m.mode == MaxPhysAddrMode::Emulate && m.bits.is_none());
+    let off_without_bits = explicit.is_some_and(|m| m.mode == MaxPhysAddrMode::Emulate && m.bits.is_none());
+    let wants_own = globals.host_phys_bits == Some(false) || off_without_bits;
     let by_mode = !tcg && matches!(cpu.mode, CpuMode::HostPassthrough | CpuMode::Maximum);
     let host_width = !tcg && (wants_host || ((by_mode || machine_host_phys_bits) && !wants_own));
     let asked = explicit.filter(|m| m.mode == MaxPhysAddrMode::Emulate).and_then(|m| m.bits);
@@ -225,6 +255,13 @@ fn width(
         };
         return ChosenWidth { bits, control: WidthControl::HostLimited, because, chosen: limit.is_some() };
     }
+    let by_default = !tcg && (by_mode || machine_host_phys_bits);
+    let control = if by_default && off_without_bits && globals.host_phys_bits != Some(false) {
+        WidthControl::OwnByGlobal
+    } else {
+        WidthControl::Own
+    };
+    let own = |bits: PhysBits, because: String, chosen: bool| ChosenWidth { bits, control, because, chosen };
     if let Some(bits) = asked {
         let because = format!("<maxphysaddr mode='emulate' bits='{bits}'/>");
         let bits = valid(bits, &because, findings).unwrap_or(PhysBits::QEMU_DEFAULT);

@@ -12,6 +12,7 @@ mod emulated;
 mod firmware;
 mod machine;
 
+pub(crate) use cpu::{LIMIT_SINCE, MAXPHYSADDR_SINCE};
 pub use cpu::{ResolvedCpu, WidthControl};
 pub use devices::{HostDevice, Source};
 pub use firmware::{FirmwareChoice, firmware_rules};

@@ -8,7 +8,7 @@ use super::policy::{Bits, FwCfg, Policy, Settings};
 use crate::catalogue;
 use crate::domain::{Device, DeviceKind, Domain, MaxPhysAddrMode};
 use crate::finding::{Code, Finding};
-use crate::guest::{self, Assembled, FirmwareChoice, Source, WidthControl};
+use crate::guest::{self, Assembled, FirmwareChoice, LIMIT_SINCE, MAXPHYSADDR_SINCE, Source, WidthControl};
 use crate::host::{HostFacts, Version};
 use crate::layout::{self, Firmware, Function, FunctionId, Guest, Layout, Outcome};
 use crate::units::PhysBits;
@@ -134,7 +134,14 @@ pub fn answer(request: &Request<'_>) -> Answer {
     let limit = reach_limit(host);
     let present = Candidate { phys_bits: guest.cpu.phys_bits, require_gib_pages: false, mmio64_mib: None };
     let now = decide::try_out(&assembled, &guest, present, limit);
-    let refused = refused_by_libvirt(domain, host, &mut findings);
+    if findings.iter().any(|finding| finding.code == Code::AddressInvalid) && assembled.unknown.is_empty() {
+        // libvirt refuses it whatever its width.
+        let mut layout = now.layout;
+        layout.outcome = Outcome::Refused;
+        let answer = unanswered(Verdict::WillNotStart, assembled, settings, findings);
+        return Answer { present: Some(layout), limit, ..answer };
+    }
+    let refused = refused_by_libvirt(&assembled, host, &mut findings);
     if !refused
         && domain.unresolved.iter().any(|u| !u.certain)
         && let Some(difference) = as_vf(request, &options, &now, present, limit)
@@ -168,8 +175,8 @@ pub fn answer(request: &Request<'_>) -> Answer {
     let then = decide::try_out(&assembled, &guest, chosen, limit);
     let better = refused || then.fits || rank(&then) > rank(&now);
     let (chosen, then) = if better { (chosen, then) } else { (present, now.clone()) };
-    let changes = changes(domain, &assembled, &guest, chosen, bounds, refused);
-    let plan = Plan {
+    let changes = changes(&assembled, &guest, chosen, bounds, refused);
+    let mut plan = Plan {
         phys_bits: Some(chosen.phys_bits),
         mmio64_mib: chosen.mmio64_mib,
         verdict: verdict_of(&then),
@@ -177,6 +184,12 @@ pub fn answer(request: &Request<'_>) -> Answer {
         guest: Some(decide::with(&guest, &chosen)),
         changes,
     };
+    if refused && !plan.changes.iter().any(Change::sets_width) {
+        // What is refused cannot be put right: no other change is of use.
+        plan.changes.clear();
+        plan.verdict = Verdict::WillNotStart;
+        plan.layout.iter_mut().for_each(|layout| layout.outcome = Outcome::Refused);
+    }
     explain::explain(
         &explain::Case {
             domain,
@@ -262,10 +275,9 @@ fn reach_limit(host: &HostFacts) -> u64 {
 }
 
 /// libvirt rejects a `<maxphysaddr>` above the host's width, at define and at start.
-fn refused_by_libvirt(domain: &Domain, host: &HostFacts, findings: &mut Vec<Finding>) -> bool {
-    let emulated = domain.cpu.as_ref().and_then(|cpu| cpu.maxphysaddr);
-    let bits = emulated.filter(|m| m.mode == MaxPhysAddrMode::Emulate).and_then(|m| m.bits);
-    let invalid = findings.iter().any(|f| matches!(f.code, Code::BitsInvalid | Code::AddressInvalid));
+fn refused_by_libvirt(assembled: &Assembled, host: &HostFacts, findings: &mut Vec<Finding>) -> bool {
+    let bits = assembled.cpu.maxphysaddr.filter(|m| m.mode == MaxPhysAddrMode::Emulate).and_then(|m| m.bits);
+    let invalid = findings.iter().any(|finding| finding.code == Code::BitsInvalid);
     match (bits, host_bits(host)) {
         (Some(bits), Some(host)) if bits > host.get().into() => {
             findings.push(Finding::error(
@@ -309,11 +321,8 @@ fn bounds(host: &HostFacts, assembled: &Assembled, present: PhysBits, findings: 
     if assembled.cpu.control == WidthControl::Fixed {
         return Bounds { lowest: present, highest: present, by: Bound::Model };
     }
-    let lowest = if present <= highest && assembled.cpu.control == WidthControl::Own {
-        present
-    } else {
-        PhysBits::QEMU_DEFAULT.min(highest)
-    };
+    let own = matches!(assembled.cpu.control, WidthControl::Own | WidthControl::OwnByGlobal);
+    let lowest = if present <= highest && own { present } else { PhysBits::QEMU_DEFAULT.min(highest) };
     Bounds { lowest, highest, by }
 }
 
@@ -369,7 +378,6 @@ fn with_headroom(
 
 /// The changes that make a candidate true.
 fn changes(
-    domain: &Domain,
     assembled: &Assembled,
     guest: &Guest,
     chosen: Candidate,
@@ -378,7 +386,7 @@ fn changes(
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     if chosen.phys_bits != guest.cpu.phys_bits || refused {
-        changes.extend(width_change(domain, assembled, chosen.phys_bits, bounds));
+        changes.extend(width_change(assembled, chosen.phys_bits, bounds, refused));
     }
     if chosen.require_gib_pages {
         changes.push(Change::RequireFeature("pdpe1gb"));
@@ -390,22 +398,26 @@ fn changes(
     changes
 }
 
-/// libvirt knows `<maxphysaddr>` since 8.7.0, and its `limit=` since 9.3.0.
-const MAXPHYSADDR_SINCE: Version = Version(8, 7, 0);
-const LIMIT_SINCE: Version = Version(9, 3, 0);
-
-fn width_change(domain: &Domain, assembled: &Assembled, bits: PhysBits, bounds: Bounds) -> Option<Change> {
+fn width_change(assembled: &Assembled, bits: PhysBits, bounds: Bounds, refused: bool) -> Option<Change> {
     let knows = |since: Version| assembled.libvirt.is_none_or(|version| version >= since);
     match assembled.cpu.control {
         WidthControl::Fixed => None,
         WidthControl::Own if knows(MAXPHYSADDR_SINCE) => {
             Some(Change::SetMaxPhysAddr(MaxPhysAddrValue::Emulate(bits)))
         }
-        WidthControl::Own => Some(Change::SetCpuGlobal(CpuGlobal::PhysBits(bits))),
+        WidthControl::Own | WidthControl::OwnByGlobal => {
+            Some(Change::SetCpuGlobal(CpuGlobal::PhysBits(bits)))
+        }
+        // The element that is refused has to go; a `-global` beside it would not help.
+        WidthControl::HostLimited if refused && assembled.cpu.maxphysaddr.is_some() => {
+            let limit = knows(LIMIT_SINCE).then_some(bits);
+            let is_hosts = bits == bounds.highest && bounds.by == Bound::Host;
+            (limit.is_some() || is_hosts)
+                .then_some(Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { limit }))
+        }
         WidthControl::HostLimited if bits == bounds.highest && bounds.by == Bound::Host => {
             // The host's own width: a limit that stands in the way goes.
-            let limited =
-                domain.cpu.as_ref().and_then(|cpu| cpu.maxphysaddr).is_some_and(|m| m.limit.is_some());
+            let limited = assembled.cpu.maxphysaddr.is_some_and(|width| width.limit.is_some());
             if limited && knows(LIMIT_SINCE) {
                 Some(Change::SetMaxPhysAddr(MaxPhysAddrValue::Passthrough { limit: Some(bits) }))
             } else {

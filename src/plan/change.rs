@@ -23,6 +23,13 @@ pub enum Change {
     SetCpuGlobal(CpuGlobal),
 }
 
+impl Change {
+    /// Whether it is about the guest's width.
+    pub(super) fn sets_width(&self) -> bool {
+        matches!(self, Change::SetMaxPhysAddr(_) | Change::SetCpuGlobal(_))
+    }
+}
+
 /// A change as it is written down: a feature's name is any text there.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -163,7 +163,9 @@ fn widths(bounds: Bounds, settings: Settings, present: Candidate, control: Width
             widths.reverse();
             widths
         }
-        (WidthControl::Own, Bits::Smallest) => range(bounds.lowest, bounds.highest),
+        (WidthControl::Own | WidthControl::OwnByGlobal, Bits::Smallest) => {
+            range(bounds.lowest, bounds.highest)
+        }
     }
 }
 

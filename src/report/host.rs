@@ -1,7 +1,7 @@
 //! Host facts for people. For programs there is the file format itself, [`HostFacts::to_json`].
 
 use super::Paint;
-use super::table::{Side, Table, Tone, shortened};
+use super::table::{Side, Table, Tone, printable, shortened};
 use crate::catalogue;
 use crate::host::{FirmwareFile, FirmwareKind, HostFacts, PciFunction, Program};
 use crate::units::GIB;
@@ -9,8 +9,9 @@ use crate::units::GIB;
 /// Widths, versions, firmware, GPUs and what else has a large BAR; other PCI functions are only counted.
 pub fn host_text(facts: &HostFacts, paint: Paint) -> String {
     let mut out = String::new();
-    let mut line =
-        |name: &str, value: String| out.push_str(&format!("{} {value}\n", paint.bold(&format!("{name:<9}"))));
+    let mut line = |name: &str, value: String| {
+        out.push_str(&format!("{} {}\n", paint.bold(&format!("{name:<9}")), printable(&value)))
+    };
     let cpu = facts.cpu.clone().unwrap_or_default();
     let yes = |has: Option<bool>, what: &str| match has {
         Some(true) => what.to_owned(),
@@ -68,8 +69,8 @@ fn firmware(files: &[FirmwareFile], paint: Paint) -> String {
             ),
         };
         table.row([
-            (file.path.display().to_string(), Tone::Plain),
-            (rules, Tone::Plain),
+            (printable(&file.path.display().to_string()), Tone::Plain),
+            (printable(&rules), Tone::Plain),
             (window.to_owned(), Tone::Plain),
         ]);
     }
