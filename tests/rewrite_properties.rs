@@ -1,7 +1,10 @@
 //! What is true of every rewriting, tried on domains in many spellings: any quotes, blanks, line ends, indentation,
 //! comments, prefixes and duplicates.
 
-use std::ops::Range;
+#[path = "properties/kept.rs"]
+mod kept;
+#[path = "properties/spelling.rs"]
+mod spelling;
 
 use barfit::domain::{Document, QEMU_NAMESPACE};
 use barfit::plan::{Change, CpuGlobal, MaxPhysAddrValue};
@@ -9,89 +12,11 @@ use barfit::rewrite::rewrite;
 use barfit::units::PhysBits;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use roxmltree::Node;
+
+use kept::{blocks, kept_tree, parse, plain_child, untouched};
+use spelling::{Item, Pen, leaf};
 
 // --- Domains in many spellings ---------------------------------------------------------------------------------
-
-/// An element, a comment or text, before it is spelled.
-#[derive(Clone, Debug)]
-enum Item {
-    Element(&'static str, Vec<(&'static str, String)>, Vec<Item>),
-    Raw(&'static str),
-}
-
-fn leaf(name: &'static str, attributes: &[(&'static str, &str)]) -> Item {
-    let attributes = attributes.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-    Item::Element(name, attributes, Vec::new())
-}
-
-/// Spells items, taking every choice from a tape of random bytes.
-struct Pen<'a> {
-    out: String,
-    tape: std::iter::Cycle<std::slice::Iter<'a, u8>>,
-    newline: &'static str,
-    indent: &'static str,
-}
-
-impl Pen<'_> {
-    fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[usize::from(*self.tape.next().unwrap_or(&0)) % choices.len()]
-    }
-
-    fn line(&mut self, depth: usize) {
-        self.out.push_str(self.newline);
-        self.out.push_str(&self.indent.repeat(depth));
-    }
-
-    fn item(&mut self, item: &Item, depth: usize) {
-        let Item::Element(name, attributes, children) = item else {
-            if let Item::Raw(text) = item {
-                self.out.push_str(text);
-            }
-            return;
-        };
-        self.out.push_str(&format!("<{name}"));
-        for (name, value) in attributes {
-            let gap = self.choose(&[" ", " ", " ", "  ", "\n", "\t"]);
-            let equals = self.choose(&["=", "=", "=", " = ", "=\n"]);
-            let quote = self.choose(&['\'', '\'', '"']);
-            let value = match self.choose(&[0, 0, 0, 1]) {
-                0 => value
-                    .replace('&', "&amp;")
-                    .replace('<', "&lt;")
-                    .replace('\'', "&apos;")
-                    .replace('"', "&quot;"),
-                _ => value.chars().map(|c| format!("&#x{:x};", u32::from(c))).collect(),
-            };
-            self.out.push_str(&format!("{gap}{name}{equals}{quote}{value}{quote}"));
-        }
-        let blank = self.choose(&["", "", "", " ", "\n"]);
-        if children.is_empty() && self.choose(&[true, true, false]) {
-            self.out.push_str(&format!("{blank}/>"));
-            return;
-        }
-        self.out.push_str(&format!("{blank}>"));
-        for child in children {
-            match self.choose(&[0, 0, 0, 0, 0, 1, 2]) {
-                1 => {}
-                2 => {
-                    self.line(depth + 1);
-                    self.out.push_str("<!-- <cpu> -->");
-                }
-                _ => self.line(depth + 1),
-            }
-            self.item(child, depth + 1);
-            if self.choose(&[false, false, false, false, true]) {
-                self.out.push_str(" <!-- note -->");
-            }
-        }
-        if !children.is_empty() || self.choose(&[true, false]) {
-            self.line(depth);
-        }
-        let blank = self.choose(&["", "", "", " ", "\n"]);
-        self.out.push_str(&format!("</{name}{blank}>"));
-    }
-}
 
 fn cpu() -> impl Strategy<Value = Item> {
     let number = || select(&["40", "43", "043", "46", "999", "x"][..]);
@@ -118,10 +43,11 @@ fn cpu() -> impl Strategy<Value = Item> {
         maxphysaddr,
         feature,
         Just(leaf("topology", &[("sockets", "2"), ("cores", "16"), ("threads", "1")])),
-        Just(Item::Element("model", vec![("fallback", "allow".into())], vec![Item::Raw("EPYC")])),
+        Just(Item::Element("model", vec![("fallback", "allow".into())], vec![Item::Raw("EPYC".into())])),
         Just(leaf("numa", &[])),
         Just(leaf("unknown", &[("maxphysaddr", "40")])),
-        select(&["<!-- x -->", "text", "<![CDATA[</cpu>]]>", "<?pi?>"][..]).prop_map(Item::Raw),
+        select(&["<!-- x -->", "text", "<![CDATA[</cpu>]]>", "<?pi?>"][..])
+            .prop_map(|text| Item::Raw(text.into())),
     ];
     let mode = proptest::option::of(select(&["custom", "host-model", "host-passthrough", "maximum"][..]));
     (mode, proptest::collection::vec(child, 0..6)).prop_map(|(mode, children)| {
@@ -232,88 +158,12 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 
 // --- What must be true -----------------------------------------------------------------------------------------
 
-fn parse(text: &str) -> roxmltree::Document<'_> {
-    roxmltree::Document::parse(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
-}
-
-fn plain_child<'a, 'i>(parent: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
-    parent.children().find(|child| child.tag_name().namespace().is_none() && child.has_tag_name(name))
-}
-
-fn blocks<'a, 'i>(document: &'a roxmltree::Document<'i>) -> Vec<Node<'a, 'i>> {
-    let root = document.root_element();
-    root.children().filter(|child| child.has_tag_name((QEMU_NAMESPACE, "commandline"))).collect()
-}
-
 /// Every word of QEMU's in the domain.
 fn words(document: &roxmltree::Document<'_>) -> Vec<String> {
     let blocks = blocks(document);
     let args = blocks.iter().flat_map(|block| block.children());
     let args = args.filter(|child| child.has_tag_name((QEMU_NAMESPACE, "arg")));
     args.map(|arg| arg.attribute("value").unwrap_or_default().to_owned()).collect()
-}
-
-/// The text without some ranges and the blanks before them.
-fn without(text: &str, mut ranges: Vec<Range<usize>>) -> String {
-    ranges.sort_by_key(|range| range.start);
-    let mut kept = String::new();
-    let mut at = 0;
-    for range in ranges {
-        kept.push_str(text[at..range.start].trim_end());
-        at = range.end;
-    }
-    kept + &text[at..]
-}
-
-/// What no change may touch, byte for byte: all but `<cpu>`, the blocks of QEMU's words, the tags of `<domain>`, and
-/// the blanks before these.
-fn untouched(text: &str) -> String {
-    let document = parse(text);
-    let root = document.root_element();
-    let mut ranges: Vec<_> = blocks(&document).iter().map(Node::range).collect();
-    ranges.extend(plain_child(root, "cpu").map(|cpu| cpu.range()));
-    let inside: Vec<_> = root.children().map(|child| child.range()).collect();
-    let (first, last) = match (inside.first(), inside.last()) {
-        (Some(first), Some(last)) => (first.start, last.end),
-        _ => (root.range().end, root.range().end),
-    };
-    ranges.push(root.range().start..first);
-    ranges.push(last..root.range().end);
-    without(text, ranges)
-}
-
-/// An element as a tree, without what a plan changes.
-fn tree(node: Node<'_, '_>, planned: &dyn Fn(Node<'_, '_>) -> bool) -> String {
-    if planned(node) {
-        return String::new();
-    }
-    if node.is_text() || !node.is_element() {
-        let text = node.text().unwrap_or_default().trim();
-        return if text.is_empty() { String::new() } else { format!("{:?} {text}\n", node.node_type()) };
-    }
-    let attributes: Vec<_> = node.attributes().map(|a| (a.namespace(), a.name(), a.value())).collect();
-    let children: String = node.children().map(|child| tree(child, planned)).collect();
-    // The CPU that came with its content.
-    if node.has_tag_name("cpu") && attributes.is_empty() && children.is_empty() {
-        return String::new();
-    }
-    format!("{:?} {attributes:?} [\n{children}]\n", node.tag_name())
-}
-
-/// The domain as a tree, without what a plan changes.
-fn kept_tree(text: &str) -> String {
-    let document = parse(text);
-    let root = document.root_element();
-    let cpu = plain_child(root, "cpu");
-    let first = cpu.and_then(|cpu| plain_child(cpu, "maxphysaddr"));
-    tree(root, &|node| {
-        let in_cpu = cpu.is_some() && node.parent() == cpu;
-        Some(node) == first
-            || in_cpu && node.has_tag_name("feature") && node.attribute("name") == Some("pdpe1gb")
-            // The model that came with a feature.
-            || in_cpu && node.has_tag_name("model") && node.text() == Some("qemu64")
-            || node.has_tag_name((QEMU_NAMESPACE, "commandline"))
-    })
 }
 
 fn shows(text: &str, change: &Change) -> Result<(), TestCaseError> {
