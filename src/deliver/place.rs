@@ -116,7 +116,10 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
 
 pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Not by what removing says: a read-only file system refuses before it looks.
+        Err(_) if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) => {
+            Ok(())
+        }
         removed => removed,
     }
 }
