@@ -55,7 +55,7 @@ pub(super) fn apply(arguments: &Apply, paint: Paint) -> Result<Output, Failure> 
         return finish(std::iter::empty(), "changed", failures);
     }
     if !agreed(arguments.yes, &format!("Make this change in {}?", count(changing.len())))? {
-        return Ok(Output { notes: vec!["nothing was changed".to_owned()], no: true, ..Output::default() });
+        return declined(failures);
     }
     let each = changing.iter().map(|planned| {
         let Planned { definition, judged, new } = planned;
@@ -102,7 +102,7 @@ fn undo(
     if !meant.is_empty()
         && !agreed(arguments.yes, &format!("Give {} the old definition back?", count(meant.len())))?
     {
-        return Ok(Output { notes: vec!["nothing was changed".to_owned()], no: true, ..Output::default() });
+        return declined(failures);
     }
     finish(meant.iter().map(|definition| libvirt.undo(definition).map(|()| definition)), "restored", failures)
 }
@@ -126,6 +126,16 @@ fn finish<'a>(
     // What was done is said also where something else failed.
     io::stdout().write_all(text.as_bytes()).map_err(|e| Failure::new(format!("standard output: {e}")))?;
     if failures.is_empty() { Ok(Output::default()) } else { Err(Failure::all(failures)) }
+}
+
+/// Nobody wants it. What could not be read or judged is said all the same.
+fn declined(mut failures: Vec<Failure>) -> Result<Output, Failure> {
+    const NOTHING: &str = "nothing was changed";
+    if failures.is_empty() {
+        return Ok(Output { notes: vec![NOTHING.to_owned()], no: true, ..Output::default() });
+    }
+    failures.push(Failure::new(NOTHING));
+    Err(Failure::all(failures))
 }
 
 /// `--yes`, or a person who says so.
