@@ -7,6 +7,8 @@
 
 pub mod units;
 
+mod text;
+
 pub mod catalogue;
 pub mod cli;
 pub mod deliver;

@@ -1,7 +1,8 @@
 //! What a verb has to say, and the terminal that it is said to.
 
+use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::{self, ErrorKind, IsTerminal, Seek, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Seek, Write};
 use std::process::ExitCode;
 
 use tempfile::SpooledTempFile;
@@ -9,6 +10,7 @@ use tempfile::SpooledTempFile;
 use super::arguments::Colour;
 use crate::deliver::journal::printable;
 use crate::report::Paint;
+use crate::text::is_plain;
 
 /// The whole output of a verb.
 #[derive(Debug, Default)]
@@ -63,6 +65,11 @@ impl Long {
 
     fn copy(&mut self, to: &mut impl Write) -> io::Result<()> {
         self.file.rewind()?;
+        if io::stdout().is_terminal() {
+            let mut bytes = Vec::new();
+            self.file.read_to_end(&mut bytes)?;
+            return to.write_all(&for_terminal(&bytes));
+        }
         io::copy(&mut self.file, to).map(|_| ())
     }
 }
@@ -131,7 +138,7 @@ impl Terminal {
     pub(super) fn show(self, output: Output) -> ExitCode {
         let mut stdout = io::stdout().lock();
         let long = |stdout: &mut _| output.long.map_or(Ok(()), |mut long| long.copy(stdout));
-        let shown = stdout.write_all(&output.stdout).and_then(|()| long(&mut stdout));
+        let shown = stdout.write_all(&for_terminal(&output.stdout)).and_then(|()| long(&mut stdout));
         match shown.and_then(|()| stdout.flush()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                 return self.fail(&Failure::new(format!("standard output: {error}")));
@@ -149,9 +156,55 @@ impl Terminal {
     }
 }
 
+/// What goes to standard output, as a terminal may have it: a file or a program gets every byte as it is, but a
+/// definition that is shown may hold what a terminal obeys. Only colours pass.
+pub(super) fn for_terminal(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if io::stdout().is_terminal() { Cow::Owned(tamed(bytes).into_bytes()) } else { Cow::Borrowed(bytes) }
+}
+
+/// The text without what a terminal obeys, but for line ends, tabs and colours (`ESC [ numbers m`).
+fn tamed(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut tame = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c == '\x1b' {
+            let colour = rest
+                .as_str()
+                .strip_prefix('[')
+                .and_then(|rest| rest.split_once('m'))
+                .map(|(numbers, _)| numbers);
+            if let Some(numbers) = colour.filter(|n| n.bytes().all(|b| b.is_ascii_digit() || b == b';')) {
+                tame.push_str(&format!("\x1b[{numbers}m"));
+                rest = rest.as_str()[numbers.len() + 2..].chars();
+                continue;
+            }
+        }
+        tame.push(if matches!(c, '\n' | '\t') || is_plain(c) { c } else { '\u{fffd}' });
+    }
+    tame
+}
+
 fn say(message: &str) {
     // Names and texts of others may hold what a terminal obeys.
     let message = message.lines().map(printable).collect::<Vec<_>>().join("\n");
     // Where standard error cannot be written to there is no place left to say so.
     let _ = writeln!(io::stderr().lock(), "barfit: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tamed;
+
+    #[test]
+    fn a_terminal_gets_text_and_colours() {
+        for (text, tame) in [
+            ("\x1b[31m-a\x1b[0m\tb\n", "\x1b[31m-a\x1b[0m\tb\n"),
+            ("\x1b[2Ja\x1b]0;x\x07", "\u{fffd}[2Ja\u{fffd}]0;x\u{fffd}"),
+            ("\u{9b}31m\r\x7f\u{202e}", "\u{fffd}31m\u{fffd}\u{fffd}\u{fffd}"),
+            ("\x1b[", "\u{fffd}["),
+        ] {
+            assert_eq!(tamed(text.as_bytes()), tame, "{text:?}");
+        }
+    }
 }

@@ -4,8 +4,11 @@
 //! Every value is sent length-prefixed, so that a newline or control character in a guest's name stays inside
 //! its field. Protocol: systemd's `JOURNAL_NATIVE_PROTOCOL`.
 
+use std::borrow::Cow;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+
+use crate::text::is_plain;
 
 /// How urgent a line is; syslog's numbers.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -25,15 +28,16 @@ const DAEMON: u8 = 3;
 /// caller may put it on standard error.
 #[must_use]
 pub fn send(root: &Path, priority: Priority, message: &str, fields: &[(&str, &str)]) -> Option<String> {
-    let Ok(socket) = UnixDatagram::unbound() else { return Some(printable(message)) };
+    // journalctl shows a message with control characters as so many bytes of data, which nobody reads.
+    let message = &printable(&bounded(message));
+    let Ok(socket) = UnixDatagram::unbound() else { return Some(message.clone()) };
     let _ = socket.set_nonblocking(true);
     let native = native(priority, message, fields);
     if socket.send_to(&native, root.join("run/systemd/journal/socket")).is_ok() {
         return None;
     }
-    let line = printable(message);
-    let syslog = format!("<{}>barfit[{}]: {line}", DAEMON * 8 + priority as u8, std::process::id());
-    socket.send_to(syslog.as_bytes(), root.join("dev/log")).is_err().then_some(line)
+    let syslog = format!("<{}>barfit[{}]: {message}", DAEMON * 8 + priority as u8, std::process::id());
+    socket.send_to(syslog.as_bytes(), root.join("dev/log")).is_err().then(|| message.clone())
 }
 
 fn native(priority: Priority, message: &str, fields: &[(&str, &str)]) -> Vec<u8> {
@@ -41,6 +45,7 @@ fn native(priority: Priority, message: &str, fields: &[(&str, &str)]) -> Vec<u8>
     let own = [("MESSAGE", message), ("PRIORITY", priority.as_str()), ("SYSLOG_IDENTIFIER", "barfit")];
     let mut bytes = Vec::with_capacity(256);
     for (name, value) in own.into_iter().chain(fields.iter().copied()) {
+        let value = bounded(value);
         bytes.extend_from_slice(name.as_bytes());
         bytes.push(b'\n');
         bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
@@ -50,16 +55,24 @@ fn native(priority: Priority, message: &str, fields: &[(&str, &str)]) -> Vec<u8>
     bytes
 }
 
+/// The beginning of a text that may be of any length: a datagram has an end, and so has a reader's patience.
+pub(super) fn bounded(text: &str) -> Cow<'_, str> {
+    const MOST: usize = 4000;
+    if text.len() <= MOST {
+        return Cow::Borrowed(text);
+    }
+    let end = (0..=MOST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    Cow::Owned(format!("{}…", &text[..end]))
+}
+
 /// A text with its control characters escaped: fit for one line of a log or a terminal.
 pub fn printable(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
-            line.extend(c.escape_default());
-        } else {
+        if is_plain(c) {
             line.push(c);
+        } else {
+            line.extend(c.escape_default());
         }
     }
     line

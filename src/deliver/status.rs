@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::journal::printable;
 use super::plan_file;
 use super::starts::{self, Start};
 
@@ -29,8 +30,8 @@ fn line(start: &Start, now: u64) -> String {
         Some(false) => "not applied",
         None => "planned; the guest has not come up",
     };
-    let name = super::journal::printable(&start.name);
-    format!("{name}  {} ago: {outcome}\n    {}\n", age(now.saturating_sub(start.time)), start.summary)
+    let [name, summary] = [&start.name, &start.summary].map(|text| printable(text));
+    format!("{name}  {} ago: {outcome}\n    {summary}\n", age(now.saturating_sub(start.time)))
 }
 
 fn age(seconds: u64) -> String {

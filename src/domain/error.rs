@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::text::is_plain;
+
 /// An input that cannot be read as a domain. Printed after the file's name: `barfit: FILE:LINE:COL: message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
@@ -32,12 +34,12 @@ impl ParseError {
 
 /// A message for one line of a terminal: what the input brought along of control characters is escaped.
 pub(super) fn printable(message: String) -> String {
-    if !message.contains(char::is_control) {
+    if message.chars().all(is_plain) {
         return message;
     }
     message
         .chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() })
         .collect()
 }
 

@@ -1,6 +1,7 @@
 //! Columns of text that line up, and paragraphs that fit.
 
 use super::Paint;
+use crate::text::is_plain;
 
 /// Width that texts for people are made for, in characters.
 pub(super) const WIDTH: usize = 100;
@@ -110,7 +111,7 @@ pub(super) fn paragraph(first: &str, text: &str) -> String {
 
 /// A text from elsewhere without what a terminal would obey.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_plain(c) { c } else { '\u{fffd}' }).collect()
 }
 
 /// A text of at most `width` characters, the end left out if need be; control characters replaced.
