@@ -2,65 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A host's tree as far as the installer looks at it.
-fn host(libvirt: &str) -> tempfile::TempDir {
-    let root = tempfile::tempdir().expect("a folder");
-    let write = |path: &str, text: &str, mode: u32| {
-        let path = root.path().join(path);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        fs::write(&path, text).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
-    };
-    write("usr/bin/qemu-system-x86_64", "the real one", 0o755);
-    write(&format!("usr/lib64/libvirt.so.0.{libvirt}"), "", 0o644);
-    symlink(format!("libvirt.so.0.{libvirt}"), root.path().join("usr/lib64/libvirt.so.0")).expect("linked");
-    write("etc/libvirt/qemu.conf", "# mine\n", 0o600);
-    write("etc/apparmor.d/usr.sbin.libvirtd", "  #include <local/usr.sbin.libvirtd>\n", 0o644);
-    write("etc/apparmor.d/local/usr.sbin.libvirtd", "# no newline at the end", 0o640);
-    write(
-        "etc/apparmor.d/abstractions/libvirt-qemu",
-        "  #include <local/abstractions/libvirt-qemu>\n",
-        0o644,
-    );
-    root
-}
+#[path = "common/trees.rs"]
+mod trees;
 
-fn with_hook(root: &Path) {
-    let hook = root.join("etc/libvirt/hooks/qemu");
-    fs::create_dir_all(hook.parent().expect("a folder")).expect("made");
-    fs::write(&hook, b"#!/bin/sh\n# theirs \xff\n").expect("written");
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o711)).expect("chmod");
-}
-
-/// Everything in a tree: kind, permissions, content.
-fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
-    let mut all = BTreeMap::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
-            let path = entry.path();
-            let facts = fs::symlink_metadata(&path).expect("metadata");
-            let mode = facts.permissions().mode();
-            let what = if facts.is_symlink() {
-                format!("link to {}", fs::read_link(&path).expect("a link").display())
-            } else if facts.is_dir() {
-                folders.push(path.clone());
-                format!("folder {mode:o}")
-            } else {
-                let mut hash = DefaultHasher::new();
-                fs::read(&path).expect("readable").hash(&mut hash);
-                format!("file {mode:o} {:x}", hash.finish())
-            };
-            all.insert(path.strip_prefix(root).expect("below").to_owned(), what);
-        }
-    }
-    all
-}
+use trees::{assert_same, host, tree, with_hook};
 
 fn barfit(root: &Path, words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_barfit"))
@@ -75,13 +24,6 @@ fn well(root: &Path, words: &[&str]) -> String {
     let output = barfit(root, words);
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-/// Trees are compared whole; a failure names the difference only.
-fn assert_same(left: &BTreeMap<PathBuf, String>, right: &BTreeMap<PathBuf, String>, what: &str) {
-    let differs: Vec<&PathBuf> =
-        left.keys().chain(right.keys()).filter(|path| left.get(*path) != right.get(*path)).collect();
-    assert!(differs.is_empty(), "{what}: {differs:?}");
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(super) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<Vec
         .spawn()
         .map_err(io)?;
     let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
     let status = loop {
         match child.try_wait().map_err(io)? {
             Some(status) => break status,
@@ -39,7 +40,10 @@ pub(super) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<Vec
                 let _ = child.wait();
                 return Err(failed(format!("not finished after {} s", PATIENCE.as_secs())));
             }
-            None => std::thread::sleep(Duration::from_millis(20)),
+            None => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
         }
     };
     let read = |file: &mut std::fs::File| -> Result<Vec<u8>, String> {

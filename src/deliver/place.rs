@@ -53,6 +53,14 @@ impl State {
     /// The file system refuses.
     pub(super) fn make(&self, path: &Path) -> io::Result<()> {
         let temporary = temporary(path);
+        let made = self.make_by(&temporary, path);
+        if made.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        made
+    }
+
+    fn make_by(&self, temporary: &Path, path: &Path) -> io::Result<()> {
         match self {
             State::Absent => match fs::symlink_metadata(path) {
                 Ok(facts) if facts.is_dir() => fs::remove_dir(path),
@@ -65,25 +73,24 @@ impl State {
                 made => made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755))),
             },
             State::File { bytes, mode, owner } => {
-                remove_if_there(&temporary)?;
-                let mut file =
-                    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+                remove_if_there(temporary)?;
+                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
                 file.write_all(bytes)?;
                 let facts = file.metadata()?;
                 if let Some((user, group)) = *owner
                     && (user, group) != (facts.uid(), facts.gid())
                 {
-                    chown(&temporary, Some(user), Some(group))?;
+                    chown(temporary, Some(user), Some(group))?;
                 }
                 // After chown, which takes away set-user-id bits.
                 file.set_permissions(fs::Permissions::from_mode(*mode))?;
                 file.sync_all()?;
-                fs::rename(&temporary, path)
+                fs::rename(temporary, path)
             }
             State::Link(target) => {
-                remove_if_there(&temporary)?;
-                symlink(target, &temporary)?;
-                fs::rename(&temporary, path)
+                remove_if_there(temporary)?;
+                symlink(target, temporary)?;
+                fs::rename(temporary, path)
             }
         }
     }

@@ -7,6 +7,7 @@
 //! (11.3) the folder `abstractions/libvirt-qemu.d`; the profile's own text says which.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::deliver::place::State;
@@ -48,12 +49,19 @@ pub(super) fn wanted(
     };
     let mut wanted = Vec::new();
     for name in DAEMONS {
-        if root.join(folder).join(name).exists() {
+        let profile = root.join(folder).join(name);
+        // What cannot be looked at may be there, and then keeps the daemon from its guests.
+        if profile.try_exists().map_err(|error| format!("{}: {error}", profile.display()))? {
             wanted.push(add(folder.join("local").join(name), &each("PUx"))?);
         }
     }
     let abstraction = root.join(folder).join("abstractions/libvirt-qemu");
-    if let Ok(text) = fs::read_to_string(&abstraction) {
+    let text = match fs::read_to_string(&abstraction) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(format!("{}: {error}", abstraction.display())),
+    };
+    if let Some(text) = text {
         let rules = each("rmix")
             + &format!("  /{}/*.json r,\n  @{{PROC}}/sys/kernel/random/boot_id r,\n", plan_file::PLANS);
         let place = if text.contains("<abstractions/libvirt-qemu.d>") {
@@ -93,7 +101,7 @@ pub(super) fn reload(root: &Path) -> Result<(), String> {
     for name in DAEMONS {
         let profile = root.join(FOLDER).join(name);
         let disabled = root.join(FOLDER).join("disable").join(name);
-        if profile.exists() && !disabled.exists() {
+        if profile.try_exists().unwrap_or(true) && !disabled.exists() {
             command::run("apparmor_parser", &["-r".as_ref(), profile.as_os_str()])?;
         }
     }

@@ -4,10 +4,12 @@
 //! Written ahead of each change: whatever moment an installation ends at, the next one, or the removal, finds each
 //! place either as it was or as it was to become, and knows which is which.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::deliver::place::{State, remove_if_there, temporary};
@@ -16,6 +18,9 @@ use crate::deliver::place::{State, remove_if_there, temporary};
 const SCHEMA: &str = "barfit/manifest/1";
 /// Where the manifest is, below the root directory.
 pub(super) const FOLDER: &str = "var/lib/barfit";
+/// Name of the file in it that two installations cannot hold at once.
+const LOCK: &str = "lock";
+const MANIFEST: &str = "manifest.json";
 
 /// One place that was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +30,17 @@ pub(super) struct Entry {
     before: Before,
     /// Fingerprint of what barfit puts there.
     pub(super) now: String,
+    /// Fingerprint of what barfit had put there before: should it end between the note and the change, that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    earlier: Option<String>,
+}
+
+impl Entry {
+    /// Whether what is at the place was put there by barfit.
+    pub(super) fn is_ours(&self, present: &State) -> bool {
+        let present = present.fingerprint();
+        present == self.now || self.earlier.as_ref() == Some(&present)
+    }
 }
 
 /// What was there before barfit.
@@ -46,6 +62,8 @@ enum Before {
 #[derive(Clone, Debug)]
 pub(super) struct Manifest {
     root: PathBuf,
+    /// The folders down to its own that its lock has made.
+    missing: Vec<PathBuf>,
     pub(super) content: Content,
 }
 
@@ -68,10 +86,10 @@ impl Manifest {
     ///
     /// # Errors
     /// It cannot be read, or is of another kind.
-    pub(super) fn load(root: &Path) -> Result<Manifest, String> {
-        let path = root.join(FOLDER).join("manifest.json");
+    pub(super) fn load(root: &Path, lock: Option<&mut Lock>) -> Result<Manifest, String> {
+        let path = root.join(FOLDER).join(MANIFEST);
         let says = |why: String| format!("{}: {why}", path.display());
-        let content = match fs::read(&path) {
+        let content: Content = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| says(error.to_string()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Content { schema: SCHEMA.to_owned(), ..Content::default() }
@@ -81,7 +99,8 @@ impl Manifest {
         if content.schema != SCHEMA {
             return Err(says(format!("its schema is `{}`, not `{SCHEMA}`", content.schema)));
         }
-        Ok(Manifest { root: root.to_owned(), content })
+        let missing = lock.map(|lock| lock.share(&content)).unwrap_or_default();
+        Ok(Manifest { root: root.to_owned(), missing, content })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -121,11 +140,17 @@ impl Manifest {
     pub(super) fn note(&mut self, path: &Path, present: &State, wanted: &State) -> Result<(), String> {
         let now = wanted.fingerprint();
         if self.is_empty() {
-            let missing = missing_folders(&self.root, Path::new(FOLDER));
-            let entry = |path| Entry { path, before: Before::Absent, now: State::Folder.fingerprint() };
+            let missing = std::mem::take(&mut self.missing);
+            let entry = |path| Entry {
+                path,
+                before: Before::Absent,
+                now: State::Folder.fingerprint(),
+                earlier: None,
+            };
             self.content.entries.extend(missing.into_iter().map(entry));
         }
         if let Some(entry) = self.content.entries.iter_mut().find(|entry| entry.path == path) {
+            entry.earlier = entry.is_ours(present).then(|| present.fingerprint());
             entry.now = now;
             return self.save();
         }
@@ -134,7 +159,7 @@ impl Manifest {
             State::Folder => Before::Folder,
             State::Link(target) => Before::Link(target.clone()),
             State::File { bytes, mode, owner } => {
-                let number = (0..u32::MAX).find(|number| !self.kept(*number).exists()).unwrap_or(u32::MAX);
+                let number = self.free_number()?;
                 let kept = self.kept(number);
                 let made = kept.parent().map_or(Ok(()), fs::create_dir_all);
                 made.and_then(|()| State::file(bytes.clone(), 0o600).make(&kept))
@@ -142,7 +167,7 @@ impl Manifest {
                 Before::File { number, mode: *mode, owner: *owner }
             }
         };
-        self.content.entries.push(Entry { path: path.to_owned(), before, now });
+        self.content.entries.push(Entry { path: path.to_owned(), before, now, earlier: None });
         self.save()
     }
 
@@ -157,7 +182,7 @@ impl Manifest {
     /// It cannot be written.
     pub(super) fn save(&self) -> Result<(), String> {
         let folder = self.root.join(FOLDER);
-        let path = folder.join("manifest.json");
+        let path = folder.join(MANIFEST);
         let says = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let bytes = serde_json::to_vec_pretty(&self.content).map_err(|error| says(&error))?;
         fs::create_dir_all(&folder)
@@ -165,20 +190,34 @@ impl Manifest {
             .map_err(|error| says(&error))
     }
 
-    /// Takes away the manifest and the originals, and the folder if nothing else is in it.
+    /// Takes away the manifest, then the originals: a manifest without them could not be followed, and originals that
+    /// no manifest names are nobody's, and are taken away here the next time.
     ///
     /// # Errors
     /// The file system refuses.
     pub(super) fn remove(&self) -> Result<(), String> {
         let folder = self.root.join(FOLDER);
-        let path = folder.join("manifest.json");
+        let path = folder.join(MANIFEST);
         let originals = folder.join("original");
-        let removed = if originals.exists() { fs::remove_dir_all(&originals) } else { Ok(()) };
-        removed
-            .and_then(|()| remove_if_there(&temporary(&path)))
+        remove_if_there(&temporary(&path))
             .and_then(|()| remove_if_there(&path))
-            .map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok(())
+            .and_then(|()| match fs::remove_dir_all(&originals) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            })
+            .map_err(|error| format!("{}: {error}", folder.display()))
+    }
+
+    /// A number under which no original is kept. One that cannot be looked at may be.
+    fn free_number(&self) -> Result<u32, String> {
+        let mut number = 0;
+        loop {
+            let path = self.kept(number);
+            if !path.try_exists().map_err(|error| format!("{}: {error}", path.display()))? {
+                return Ok(number);
+            }
+            number += 1;
+        }
     }
 
     fn kept(&self, number: u32) -> PathBuf {
@@ -186,13 +225,80 @@ impl Manifest {
     }
 }
 
+/// Keeps two installations apart: `/var/lib/barfit/lock`, held until it is dropped, by the kernel's word: a process that
+/// is killed holds nothing.
+#[derive(Debug)]
+pub(super) struct Lock {
+    root: PathBuf,
+    /// The folders down to barfit's own that were not there before.
+    made: Vec<PathBuf>,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock; makes the folder where it is missing.
+    ///
+    /// # Errors
+    /// Somebody else has it, or the file system refuses.
+    pub(super) fn take(root: &Path) -> Result<Lock, String> {
+        let made = missing_folders(root, Path::new(FOLDER))?;
+        let folder = root.join(FOLDER);
+        let path = folder.join(LOCK);
+        let says = |error: io::Error| format!("{}: {error}", path.display());
+        let same = |file: &File| -> io::Result<bool> {
+            let (held, named) = (file.metadata()?, fs::metadata(&path)?);
+            Ok((held.dev(), held.ino()) == (named.dev(), named.ino()))
+        };
+        fs::create_dir_all(&folder).map_err(says)?;
+        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = open.map_err(says)?;
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
+        match locked.and_then(|()| same(&file)) {
+            Ok(true) => Ok(Lock { root: root.to_owned(), made, _file: file }),
+            Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotFound) => {
+                Err(says(error))
+            }
+            // Held, or taken away by its holder between the two steps.
+            _ => Err(format!(
+                "{}: another `barfit install` or `barfit uninstall` is at work; let it finish",
+                path.display()
+            )),
+        }
+    }
+
+    /// The folders that it has made, for the manifest; in return those that an earlier installation has made for both.
+    fn share(&mut self, content: &Content) -> Vec<PathBuf> {
+        let made = self.made.clone();
+        let above =
+            |entry: &&Entry| entry.before == Before::Absent && Path::new(FOLDER).starts_with(&entry.path);
+        self.made.extend(content.entries.iter().filter(above).map(|entry| entry.path.clone()));
+        made
+    }
+
+    /// Where nothing is installed, takes the lock's file away, and the folders that are there for it alone.
+    pub(super) fn release(self) {
+        let folder = self.root.join(FOLDER);
+        if !folder.join(MANIFEST).exists() {
+            let _ = fs::remove_file(folder.join(LOCK)).and_then(|()| fs::remove_dir(&folder));
+            for path in self.made.iter().rev() {
+                let _ = fs::remove_dir(self.root.join(path));
+            }
+        }
+    }
+}
+
 /// The folders from the root directory down to `folder` that are not there.
-pub(super) fn missing_folders(root: &Path, folder: &Path) -> Vec<PathBuf> {
-    let mut missing: Vec<PathBuf> = folder
-        .ancestors()
-        .filter(|path| !path.as_os_str().is_empty() && !root.join(path).exists())
-        .map(Path::to_owned)
-        .collect();
+///
+/// # Errors
+/// Whether one is there cannot be told.
+pub(super) fn missing_folders(root: &Path, folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut missing = Vec::new();
+    for path in folder.ancestors().filter(|path| !path.as_os_str().is_empty()) {
+        let full = root.join(path);
+        if !full.try_exists().map_err(|error| format!("{}: {error}", full.display()))? {
+            missing.push(path.to_owned());
+        }
+    }
     missing.reverse();
-    missing
+    Ok(missing)
 }

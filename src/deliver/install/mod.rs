@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::place::{State, remove_if_there, temporary};
 use super::{daemon, fault, shim};
-use manifest::{Manifest, missing_folders};
+use manifest::{Lock, Manifest, missing_folders};
 use places::{Place, Stage};
 
 /// What an installation is asked for.
@@ -46,19 +46,35 @@ pub type Report = Vec<String>;
 /// # Errors
 /// What failed, after everything was taken back; and what could not be taken back.
 pub fn install(options: &Options) -> Result<Report, String> {
-    let manifest = Manifest::load(&options.root)?;
-    let places = places::all(options, &manifest)?;
-    let before = manifest.content.clone();
-    let (undo, report) = (Vec::new(), Vec::new());
-    let mut work = Work { options, before, manifest, undo, rules_loaded: false, report };
-    if options.dry_run {
-        work.show(&places)?;
-        return Ok(work.report);
+    locked(&options.root, options.dry_run, |manifest| {
+        let places = places::all(options, &manifest)?;
+        let before = manifest.content.clone();
+        let (undo, report) = (Vec::new(), Vec::new());
+        let mut work = Work { options, before, manifest, undo, rules_loaded: false, report };
+        if options.dry_run {
+            work.show(&places)?;
+            return Ok(work.report);
+        }
+        match work.install(&places) {
+            Ok(()) => Ok(work.report),
+            Err(error) => Err(work.back_out(error)),
+        }
+    })
+}
+
+/// Does something with the manifest that nobody else does at the same time, unless it only looks.
+fn locked<T>(
+    root: &Path,
+    only_looks: bool,
+    work: impl FnOnce(Manifest) -> Result<T, String>,
+) -> Result<T, String> {
+    if only_looks {
+        return work(Manifest::load(root, None)?);
     }
-    match work.install(&places) {
-        Ok(()) => Ok(work.report),
-        Err(error) => Err(work.back_out(error)),
-    }
+    let mut lock = Lock::take(root)?;
+    let done = Manifest::load(root, Some(&mut lock)).and_then(work);
+    lock.release();
+    done
 }
 
 /// Takes barfit away and restores what was there before.
@@ -66,8 +82,19 @@ pub fn install(options: &Options) -> Result<Report, String> {
 /// # Errors
 /// The manifest cannot be read, or a place cannot be restored.
 pub fn uninstall(root: &Path, dry_run: bool) -> Result<Report, String> {
-    let mut manifest = Manifest::load(root)?;
+    // What has never been there needs no lock, which could not be made in a read-only tree.
+    let folder = root.join(manifest::FOLDER);
+    let there = folder.try_exists().map_err(|error| format!("{}: {error}", folder.display()))?;
+    let only_looks = dry_run || !there;
+    locked(root, only_looks, |manifest| take_away(root, manifest, only_looks))
+}
+
+fn take_away(root: &Path, mut manifest: Manifest, dry_run: bool) -> Result<Report, String> {
     if manifest.is_empty() {
+        if !dry_run {
+            // What an installation may leave that is killed before its first change.
+            manifest.remove()?;
+        }
         return Ok(vec!["barfit is not installed here by `barfit install`; nothing to do".to_owned()]);
     }
     let commands = root == Path::new("/");
@@ -88,7 +115,6 @@ pub fn uninstall(root: &Path, dry_run: bool) -> Result<Report, String> {
     if commands {
         report.extend(emulators::give_back(root, dry_run));
     }
-    // Folders last, after the manifest, which lies in one of them.
     let is_folder = |entry: &manifest::Entry| entry.now == State::Folder.fingerprint();
     let (folders, files): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_folder);
     let mut rules = false;
@@ -105,17 +131,17 @@ pub fn uninstall(root: &Path, dry_run: bool) -> Result<Report, String> {
     if rules && commands && apparmor::is_on(root) {
         apparmor::reload(root)?;
     }
-    for folder in ["run/barfit", "var/cache/barfit", "var/lib/barfit/applied"] {
+    for folder in ["run/barfit", "var/lib/barfit/applied", "var/cache/barfit"] {
         // What the hook has left; gone with it.
         let _ = std::fs::remove_dir_all(root.join(folder));
     }
-    manifest.remove()?;
-    for entry in &folders {
-        // A folder in which something else lies by now stays.
-        let _ = State::Absent.make(&root.join(&entry.path));
+    // The manifest knows the folders, so it goes after them; the one it lies in goes with the lock.
+    for entry in folders.iter().filter(|entry| !Path::new(manifest::FOLDER).starts_with(&entry.path)) {
+        remove_empty(&root.join(&entry.path))?;
     }
     // Not among them where an earlier removal has left a link in it.
-    let _ = State::Absent.make(&root.join(shim::FOLDER));
+    remove_empty(&root.join(shim::FOLDER))?;
+    manifest.remove()?;
     if commands {
         daemon::see_hook();
     }
@@ -144,6 +170,17 @@ fn forward(root: &Path, entry: &manifest::Entry, dry_run: bool) -> Result<Option
     )))
 }
 
+/// Removes a folder, unless something else lies in it by now.
+fn remove_empty(folder: &Path) -> Result<(), String> {
+    use std::io::ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound};
+    match std::fs::remove_dir(folder) {
+        Err(error) if !matches!(error.kind(), NotFound | DirectoryNotEmpty | NotADirectory) => {
+            Err(format!("{}: {error}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Restores one place, unless somebody has changed it since.
 fn restore(
     root: &Path,
@@ -156,7 +193,7 @@ fn restore(
     let before = manifest.before(entry)?;
     let present = State::read(&path).map_err(says)?;
     let verb = if before == State::Absent { "removed" } else { "restored" };
-    if present.fingerprint() != entry.now && present.fingerprint() != before.fingerprint() {
+    if !entry.is_ours(&present) && present.fingerprint() != before.fingerprint() {
         return Ok(Some(format!("left {}: it was changed after barfit wrote it", path.display())));
     }
     if dry_run {
@@ -208,7 +245,7 @@ impl Work<'_> {
             _ if place.keep && *present != State::Absent => Fate::Foreign("it is the operator's"),
             Some(entry)
                 if !place.own
-                    && present.fingerprint() != entry.now
+                    && !entry.is_ours(present)
                     && self
                         .manifest
                         .before(entry)
@@ -250,11 +287,14 @@ impl Work<'_> {
     fn write(&mut self, places: &[Place], stage: Stage) -> Result<(), String> {
         for place in places.iter().filter(|place| place.stage == stage) {
             let folder = place.path.parent().unwrap_or(Path::new(""));
-            for missing in missing_folders(&self.options.root, folder) {
+            for missing in missing_folders(&self.options.root, folder)? {
                 self.change(&missing, &State::Folder)?;
             }
             let path = self.options.root.join(&place.path);
-            let present = State::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let says = |error: std::io::Error| format!("{}: {error}", path.display());
+            let present = State::read(&path).map_err(says)?;
+            // Of a run that was killed.
+            remove_if_there(&temporary(&path)).map_err(says)?;
             match self.fate(place, &present) {
                 Fate::Same => {}
                 Fate::Foreign(why) => {

@@ -64,7 +64,7 @@ pub(super) fn all(options: &Options, manifest: &Manifest) -> Result<Vec<Place>, 
         fs::read(&options.program).map_err(|error| format!("{}: {error}", options.program.display()))?;
     let program = State::file(program, 0o755);
     let names: Vec<&str> =
-        if options.no_shim { Vec::new() } else { emulators(root).iter().map(|(name, _)| *name).collect() };
+        if options.no_shim { Vec::new() } else { emulators(root)?.iter().map(|(name, _)| *name).collect() };
     let mut all = Vec::new();
     if !names.is_empty() {
         for (path, state) in apparmor::wanted(root, &names, original)? {
@@ -90,7 +90,7 @@ pub(super) fn all(options: &Options, manifest: &Manifest) -> Result<Vec<Place>, 
         return Ok(all);
     }
     let folder = Path::new(shim::FOLDER);
-    for (name, real) in emulators(root).iter().filter(|(name, _)| names.contains(name)) {
+    for (name, real) in emulators(root)?.iter().filter(|(name, _)| names.contains(name)) {
         all.push(place(&folder.join("real").join(name), State::Link(real.clone()), Stage::Files));
         all.push(Place { own: true, ..place(&folder.join(name), program.clone(), Stage::Files) });
     }
@@ -124,13 +124,20 @@ pub(super) fn sets_path(path: &Path) -> bool {
 }
 
 /// The emulators of this host that get a shim, each with where it is.
-fn emulators(root: &Path) -> Vec<(&'static str, PathBuf)> {
-    let found = shim::NAMES.iter().filter_map(|name| {
-        let path = shim::real_emulator(root, name.as_ref()).ok()?;
+///
+/// # Errors
+/// One of them cannot be looked at.
+fn emulators(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, String> {
+    let mut found = Vec::new();
+    for name in shim::NAMES {
+        let Ok(path) = shim::real_emulator(root, name.as_ref()) else { continue };
         // Links such as /usr/bin/kvm to a script of the distribution's stay what they are: libvirt does not look
         // for them where the first name exists.
-        let facts = fs::symlink_metadata(root.join(path.strip_prefix("/").ok()?)).ok()?;
-        (facts.is_file() && facts.mode() & 0o111 != 0).then_some((*name, path))
-    });
-    found.collect()
+        let facts = fs::symlink_metadata(root.join(path.strip_prefix("/").unwrap_or(&path)))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        if facts.is_file() && facts.mode() & 0o111 != 0 {
+            found.push((name, path));
+        }
+    }
+    Ok(found)
 }
