@@ -12,6 +12,7 @@ use std::panic;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use barfit::deliver::confine;
 use barfit::deliver::hook::{self, Reply};
 use barfit::deliver::shim;
 
@@ -40,6 +41,9 @@ pub(crate) fn by_name() -> Option<ExitCode> {
 
 /// libvirt's hook; `arguments` are those that libvirt gives. The domain is read from standard input.
 fn be_hook(arguments: &[OsString]) -> ExitCode {
+    // For the guests' users to read what is written here, and for nobody but root to write, whatever the daemon's is.
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+    confine::confine(Path::new(ROOT));
     // A panic's own message goes to standard error, which libvirt drops when a hook succeeds.
     let reply = panic::catch_unwind(|| hook::run(Path::new(ROOT), arguments, io::stdin()));
     let Reply { exit, message } = reply.unwrap_or_default();
@@ -66,6 +70,7 @@ fn be_emulator(name: &OsStr, arguments: Vec<OsString>) -> ExitCode {
 
 fn say(message: Option<&str>) {
     if let Some(message) = message {
-        let _ = writeln!(io::stderr(), "{message}");
+        // In one piece: others write to a guest's log, too.
+        let _ = io::stderr().write_all(format!("{message}\n").as_bytes());
     }
 }

@@ -125,7 +125,7 @@ const BROKEN_BETWEEN: &[(&str, &str)] = &[
     ("it is huge", "truncate -s 1T $PLAN"),
     ("it is another guest's", "sed -i s/7f000002/7f000003/ $PLAN"),
     ("it is of another boot", r#"sed -i 's/boot_id":"./boot_id":"x/' $PLAN"#),
-    ("it is old", r#"sed -i 's/written":1/written":/' $PLAN"#),
+    ("it is of another time", r#"sed -i 's/written":/written":9/' $PLAN"#),
     ("its folder is everybody's", "chmod 777 /run/barfit/plans"),
 ];
 

@@ -7,9 +7,10 @@ use std::path::Path;
 use super::arguments::Apply;
 use super::input::{self, gather};
 use super::judge::{Judge, Judged};
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, for_terminal};
 use crate::deliver::apply::{Definition, Libvirt};
-use crate::plan::Mode;
+use crate::deliver::journal::printable;
+use crate::plan::{Mode, Verdict};
 use crate::report::Paint;
 use crate::rewrite;
 
@@ -35,12 +36,18 @@ pub(super) fn apply(arguments: &Apply, paint: Paint) -> Result<Output, Failure> 
     let planned = definitions.into_iter().map(|definition| plan(&judge, definition));
     let planned = usable(arguments, planned, &mut failures)?;
     let mut out = io::stdout().lock();
-    let mut show =
-        |bytes: &[u8]| out.write_all(bytes).map_err(|e| Failure::new(format!("standard output: {e}")));
+    let mut show = |bytes: &[u8]| {
+        out.write_all(&for_terminal(bytes)).map_err(|e| Failure::new(format!("standard output: {e}")))
+    };
     let mut changing = Vec::new();
     for planned in planned {
         let name = &planned.definition.name;
-        if planned.new == planned.definition.xml {
+        let answer = &planned.judged.answer;
+        if answer.verdict == Verdict::Unknown {
+            let why = [answer.assembled.unknown.as_slice(), &planned.judged.notes].concat().join("; ");
+            let text = format!("{name}: unknown whether its devices are placed: {why}; nothing is changed");
+            show((printable(&text) + "\n").as_bytes())?;
+        } else if planned.new == planned.definition.xml {
             show(format!("{name}: nothing to change\n").as_bytes())?;
         } else if planned.judged.answer.settings.mode == Mode::Observe {
             show(format!("{name}: the policy's mode is observe: nothing is changed\n").as_bytes())?;

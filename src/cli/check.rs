@@ -76,7 +76,7 @@ impl How {
     }
 
     fn show(self, judged: &Judged) -> Result<Shown, Failure> {
-        let Judged { input, domain, answer } = judged;
+        let Judged { input, domain, answer, .. } = judged;
         Ok(match self {
             How::Object => Shown::Text(report::Check::new(domain, answer).to_text()?),
             How::Line => Shown::Text(report::Check::new(domain, answer).to_line()?),

@@ -32,6 +32,8 @@ pub(super) struct Judged {
     pub(super) input: Input,
     pub(super) domain: Domain,
     pub(super) answer: Answer,
+    /// What could not be read of this machine, and why.
+    pub(super) notes: Vec<String>,
 }
 
 impl Judge {
@@ -59,11 +61,13 @@ impl Judge {
         let domain =
             Domain::parse(&input.bytes).map_err(|error| Failure::new(format!("{}:{error}", input.label)))?;
         let here;
-        let (host, host_is) = match &self.host {
-            Some(host) => (host, Source::HostFile),
+        let (host, host_is, notes) = match &self.host {
+            Some(host) => (host, Source::HostFile, Vec::new()),
             None => {
-                here = here::facts(&Host::at(Path::new(ROOT)), &domain, self.written.clone());
-                (&here.0, here.1)
+                let (host, host_is, notes) =
+                    here::facts(&Host::at(Path::new(ROOT)), &domain, self.written.clone());
+                here = host;
+                (&here, host_is, notes)
             }
         };
         let answer = answer(&Request {
@@ -74,7 +78,7 @@ impl Judge {
             firmware: self.firmware.as_ref(),
             assume_gpu: self.assume_gpu,
         });
-        Ok(Judged { input, domain, answer })
+        Ok(Judged { input, domain, answer, notes })
     }
 }
 

@@ -6,17 +6,18 @@
 //! secrets (`--security-info`): without them a definition would lose its passwords. Backups are for root's eyes alone.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::command;
-use super::place::{State, remove_if_there};
+use super::place::{State, remove_if_there, temporary};
 use crate::domain::Domain;
 use crate::plan::Change;
 use crate::rewrite;
 
-/// Where backups are, below the root directory: `UUID.xml` is the definition before, `UUID.applied.xml` after.
+/// Where backups are, below the root directory: `UUID.xml` is the definition before, `UUID.applied.xml` after. Both are
+/// written before libvirt is asked for the change, so that `--undo` finds its way whatever moment `apply` ends at.
 pub const BACKUP: &str = "var/lib/barfit/backup";
 
 /// One libvirt, and where backups of its definitions are kept.
@@ -79,21 +80,32 @@ impl Libvirt {
     /// # Errors
     /// Why it does not stand; and, should that happen, that the definition could not be restored.
     pub fn define(&self, before: &Definition, new: &[u8], changes: &[Change]) -> Result<(), String> {
-        let name = &before.name;
+        let (backup, applied) = (self.backup(&before.uuid), self.applied(&before.uuid));
         // What is kept already is older and stays, unless somebody else has redefined the domain since.
-        if !self.is_as_applied(before) {
-            self.keep(&self.backup(&before.uuid), &before.xml)?;
+        let again = self.is_as_applied(before)?;
+        if !again {
+            self.keep(&backup, &before.xml)?;
         }
-        self.take(new, true).map_err(|error| format!("{name}: libvirt does not take the change: {error}"))?;
-        let standing =
-            self.dump(&before.uuid).and_then(|dump| match lost(&before.xml, new, &dump, changes) {
-                None => self.keep(&self.applied(&before.uuid), &dump),
+        let kept = self.keep(&applied, new);
+        let taken = kept.and_then(|()| {
+            self.take(new, true).map_err(|error| format!("libvirt does not take the change: {error}"))
+        });
+        let standing = taken.and_then(|()| {
+            let dump = self.dump(&before.uuid)?;
+            match lost(&before.xml, new, &dump, changes) {
+                None if dump == new => Ok(()),
+                None => self.keep(&applied, &dump),
                 Some(what) => Err(format!("libvirt did not keep {what}")),
-            });
-        standing.map_err(|why| {
-            let kept = format!("it is kept in {}", self.backup(&before.uuid).display());
-            self.as_before(before, &why, &kept)
-        })
+            }
+        });
+        let Err(why) = standing else { return Ok(()) };
+        // Also where libvirt has refused: a virsh that fails may have been heard all the same.
+        let said = self.as_before(before, &why, &format!("it is kept in {}", backup.display()));
+        if self.dump(&before.uuid).is_ok_and(|dump| dump == before.xml) {
+            // Nothing was applied, or what had been before.
+            let _ = if again { self.keep(&applied, &before.xml) } else { self.forget(&[&applied, &backup]) };
+        }
+        Err(said)
     }
 
     /// Replaces a definition by `new`, of which libvirt has to keep every byte; if not, the definition is as before.
@@ -105,10 +117,7 @@ impl Libvirt {
         self.keep(&path, &before.xml)?;
         self.give_back(&before.uuid, new)
             .map_err(|why| self.as_before(before, &why, &format!("it is kept in {}", path.display())))?;
-        remove_if_there(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        // The last one leaves nothing behind.
-        let _ = fs::remove_dir(self.root.join(BACKUP));
-        Ok(())
+        self.forget(&[&path])
     }
 
     /// Restores a definition; the result says why, and how that ended.
@@ -134,7 +143,12 @@ impl Libvirt {
             }
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };
-        if !self.is_as_applied(present) {
+        let applied = self.applied(&present.uuid);
+        if present.xml == backup {
+            // `apply`, or an earlier undo, has not come to its end.
+            return self.forget(&[&applied, &path]);
+        }
+        if !self.is_as_applied(present)? {
             return Err(format!(
                 "{name}: it was redefined since `barfit apply`; to give it the old definition all the same: \
                  virsh define {}",
@@ -142,12 +156,7 @@ impl Libvirt {
             ));
         }
         self.give_back(&present.uuid, &backup).map_err(|error| format!("{name}: {error}"))?;
-        for path in [self.applied(&present.uuid), path] {
-            remove_if_there(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-        // The last one leaves nothing behind.
-        let _ = fs::remove_dir(self.root.join(BACKUP));
-        Ok(())
+        self.forget(&[&applied, &path])
     }
 
     /// Whether there is a definition to go back to.
@@ -156,12 +165,20 @@ impl Libvirt {
     }
 
     /// Whether the definition is what `apply` left.
-    fn is_as_applied(&self, definition: &Definition) -> bool {
-        fs::read(self.applied(&definition.uuid)).is_ok_and(|applied| applied == definition.xml)
+    fn is_as_applied(&self, definition: &Definition) -> Result<bool, String> {
+        let path = self.applied(&definition.uuid);
+        match fs::read(&path) {
+            Ok(applied) => Ok(applied == definition.xml),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
     }
 
     /// Defines a domain as it was, and looks whether it is.
     fn give_back(&self, uuid: &str, xml: &[u8]) -> Result<(), String> {
+        if self.dump(uuid).is_ok_and(|dump| dump == xml) {
+            return Ok(());
+        }
         // Without validation: it may have been defined without.
         self.take(xml, false)?;
         if self.dump(uuid)? == xml {
@@ -177,8 +194,9 @@ impl Libvirt {
     }
 
     fn take(&self, xml: &[u8], validate: bool) -> Result<(), String> {
-        let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-        fs::write(file.path(), xml).map_err(|error| error.to_string())?;
+        let says = |error: io::Error| format!("a temporary file: {error}");
+        let mut file = tempfile::NamedTempFile::new().map_err(says)?;
+        file.write_all(xml).map_err(says)?;
         let path = file.path().display().to_string();
         let words: &[&str] = if validate { &["define", "--validate", &path] } else { &["define", &path] };
         self.virsh(words).map(|_| ())
@@ -193,6 +211,17 @@ impl Libvirt {
             .create(&folder)
             .and_then(|()| State::file(xml, 0o600).make(path))
             .map_err(|error| format!("the backup {} cannot be written: {error}", path.display()))
+    }
+
+    /// Removes what is kept of a definition; the last one leaves nothing behind.
+    fn forget(&self, paths: &[&Path]) -> Result<(), String> {
+        for path in paths {
+            remove_if_there(path)
+                .and_then(|()| remove_if_there(&temporary(path)))
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        let _ = fs::remove_dir(self.root.join(BACKUP));
+        Ok(())
     }
 
     fn backup(&self, uuid: &str) -> PathBuf {

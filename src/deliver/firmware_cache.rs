@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan_file::write_atomically;
+use super::plan_file::{sweep, write_atomically};
 use crate::host::{Depth, FirmwareFile, Host};
 
 /// Where it is, below the root directory.
@@ -51,11 +51,23 @@ pub(super) fn firmware_file(machine: &Host, path: &Path) -> Option<FirmwareFile>
     if let Some(entry) = cache.files.get(path)
         && (entry.size, entry.modified, entry.packages) == (facts.len(), modified(&facts), packages)
     {
-        return entry.found.clone();
+        // One that nothing was known of may have come at a moment when its package was out of reach.
+        let by_package = if known(&entry.found) { None } else { machine.firmware_file(path, Depth::Package) };
+        if !known(&by_package) {
+            return entry.found.clone();
+        }
     }
     let by_package = machine.firmware_file(path, Depth::Package);
-    let enough = by_package.as_ref().is_some_and(|file| file.era.is_some() || file.version.is_some());
-    let found = if enough { by_package } else { machine.firmware_file(path, Depth::Image).or(by_package) };
+    let found = if known(&by_package) {
+        by_package
+    } else {
+        let found = machine.firmware_file(path, Depth::Image);
+        if found.is_none() {
+            // No firmware, or out of reach at this moment: not kept.
+            return by_package;
+        }
+        found
+    };
     if cache.files.len() >= MOST {
         cache.files.clear();
     }
@@ -63,6 +75,10 @@ pub(super) fn firmware_file(machine: &Host, path: &Path) -> Option<FirmwareFile>
     cache.files.insert(path.to_owned(), Entry { size, modified, packages, found: found.clone() });
     write(root, &cache);
     found
+}
+
+fn known(found: &Option<FirmwareFile>) -> bool {
+    found.as_ref().is_some_and(|file| file.era.is_some() || file.version.is_some())
 }
 
 fn modified(facts: &fs::Metadata) -> i128 {
@@ -82,6 +98,8 @@ fn read(root: &Path) -> Cache {
 fn write(root: &Path, cache: &Cache) {
     let path = root.join(CACHE);
     if let (Some(folder), Ok(bytes)) = (path.parent(), serde_json::to_vec(cache)) {
+        // Should that be another hook's, it goes without.
+        sweep(&path);
         let _ = fs::create_dir_all(folder).and_then(|()| write_atomically(&path, &bytes));
     }
 }

@@ -27,13 +27,7 @@ pub const POLICY_FOLDER: &str = "etc/barfit/barfit.d";
 /// A file that cannot be read, or that is no policy: its path, where and what.
 pub fn policy(root: &Path) -> Result<Policy, String> {
     let mut files = vec![root.join(POLICY)];
-    let mut more: Vec<PathBuf> = fs::read_dir(root.join(POLICY_FOLDER))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .collect();
+    let mut more = drop_ins(&root.join(POLICY_FOLDER))?;
     more.sort();
     files.append(&mut more);
     let mut policy = Policy::default();
@@ -47,20 +41,41 @@ pub fn policy(root: &Path) -> Result<Policy, String> {
     Ok(policy)
 }
 
+/// A drop-in that cannot be seen may be the one that forbids: no folder is fine, one that cannot be read is not.
+fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let says = |error: io::Error| format!("{}: {error}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(says(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(says)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}
+
 /// The facts that an administrator has written down in [`HOST_FILE`]; `None` where there is no such file.
 ///
 /// # Errors
-/// A file that is no host file: its path, where and what.
+/// A file that cannot be read, or that is no host file: its path, where and what.
 pub fn host_file(root: &Path) -> Result<Option<HostFacts>, String> {
     let path = root.join(HOST_FILE);
     match fs::read_to_string(&path) {
         Ok(text) => HostFacts::from_json(&text).map(Some).map_err(|e| format!("{}:{e}", path.display())),
-        Err(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{}: {error}", path.display())),
     }
 }
 
 /// What has to be known of this host for this domain, and nothing else: what is given, and for the rest the machine.
-pub fn facts(machine: &Host, domain: &Domain, given: Option<HostFacts>) -> (HostFacts, Source) {
+/// With it go notes on what could not be read, and why.
+pub fn facts(machine: &Host, domain: &Domain, given: Option<HostFacts>) -> (HostFacts, Source, Vec<String>) {
+    let mut notes = Vec::new();
     let source = if given.is_some() { Source::HostFile } else { Source::Sysfs };
     let mut host = given.unwrap_or_default();
     let addresses: Vec<PciAddress> = host_devices(domain).collect();
@@ -71,13 +86,22 @@ pub fn facts(machine: &Host, domain: &Domain, given: Option<HostFacts>) -> (Host
     host.libvirt = host.libvirt.or_else(|| machine.libvirt_version().map(|found| program(found.version)));
     for address in addresses {
         if !host.pci.iter().any(|function| function.address == address) {
-            host.pci.extend(machine.pci_function(address));
+            match machine.pci_function(address) {
+                Ok(function) => host.pci.push(function),
+                Err(error) => notes.push(with_cause(&error)),
+            }
         }
     }
     if host.firmware.is_empty() {
         host.firmware.extend(firmware(machine, domain));
     }
-    (host, source)
+    (host, source, notes)
+}
+
+/// An error and what the system said, where it goes on about that.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{cause}")
 }
 
 fn host_devices(domain: &Domain) -> impl Iterator<Item = PciAddress> {

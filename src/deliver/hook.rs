@@ -10,7 +10,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::mpsc;
@@ -52,32 +52,11 @@ const LARGEST_XML: u64 = 16 << 20;
 pub fn run(root: &Path, arguments: &[OsString], input: impl Read + Send + 'static) -> Reply {
     let text = |at: usize| arguments.get(at).map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
     let (name, operation) = (text(0), text(1));
-    // Any call is a chance to notice a new QEMU.
-    for shim in shim::refresh(root) {
-        let text =
-            format!("QEMU is newer than {}: libvirt will ask for its capabilities again", shim.display());
-        let _ = journal::send(root, Priority::Info, &text, &[("BARFIT_OPERATION", &operation)]);
-    }
-    if !matches!(operation.as_str(), "prepare" | "started" | "release" | "restore") {
-        fault::inject(root, &operation);
-        return Reply::default();
-    }
     let (send, receive) = mpsc::channel();
     let (at, about) = (root.to_owned(), name.clone());
     let of = operation.clone();
     let work = move || {
-        let mut xml = Vec::new();
-        // A daemon that dies half-way leaves a half document, which then does not parse.
-        let _ = input.take(LARGEST_XML + 1).read_to_end(&mut xml);
-        fault::inject(&at, &of);
-        let hook = Hook { root: &at, name: &about };
-        let reply = match of.as_str() {
-            "prepare" => hook.prepare(&xml),
-            "started" => hook.started(&xml),
-            "restore" => hook.restore(&xml),
-            _ => hook.release(&xml),
-        };
-        let _ = send.send(reply);
+        let _ = send.send(Hook { root: &at, name: &about }.run(&of, input));
     };
     let started = std::thread::Builder::new().name("hook".to_owned()).spawn(work);
     let failure = match started.map(|_| receive.recv_timeout(PATIENCE)) {
@@ -102,6 +81,32 @@ struct Hook<'a> {
 }
 
 impl Hook<'_> {
+    fn run(&self, operation: &str, input: impl Read) -> Reply {
+        // Any call is a chance to notice a new QEMU.
+        for shim in shim::refresh(self.root) {
+            let text =
+                format!("QEMU is newer than {}: libvirt will ask for its capabilities again", shim.display());
+            self.log(Priority::Info, operation, &text, None);
+        }
+        let ours = matches!(operation, "prepare" | "started" | "release" | "restore");
+        let mut xml = Vec::new();
+        if ours {
+            // A daemon that dies half-way leaves a half document, which then does not parse.
+            if let Err(error) = input.take(LARGEST_XML + 1).read_to_end(&mut xml) {
+                let text = format!("{}: libvirt's domain cannot be read to its end: {error}", self.name);
+                self.log(Priority::Error, operation, &text, None);
+            }
+        }
+        fault::inject(self.root, operation);
+        match operation {
+            "prepare" => self.prepare(&xml),
+            "started" => self.started(&xml),
+            "restore" => self.restore(&xml),
+            "release" => self.release(&xml),
+            _ => Reply::default(),
+        }
+    }
+
     fn prepare(&self, xml: &[u8]) -> Reply {
         let domain = match Domain::parse(xml) {
             Ok(domain) => domain,
@@ -179,16 +184,8 @@ impl Hook<'_> {
         };
         let mut delivered = shimmed && mode != Mode::Observe;
         if delivered && !planned.is_empty() {
-            let plan = PlanFile {
-                schema: plan_file::SCHEMA.to_owned(),
-                uuid: uuid.to_owned(),
-                name: self.name.to_owned(),
-                boot_id: plan_file::boot_id(self.root),
-                written: plan_file::now(),
-                changes: answer.plan.changes.clone(),
-                summary: summary.clone(),
-            };
-            if let Err(error) = plans.write(&plan) {
+            let plan = self.write_plan(plans, uuid, &answer.plan.changes, &summary);
+            if let Err(error) = plan {
                 delivered = false;
                 let text = format!(
                     "{}: the plan cannot be written: {error}; nothing changes at this start",
@@ -239,22 +236,26 @@ impl Hook<'_> {
             format!("restored with what it was started with: {}", words.join(" and "))
         };
         self.log(Priority::Info, "prepare", &format!("{}: {summary}", self.name), Some(uuid));
-        if !changes.is_empty() {
-            let plan = PlanFile {
-                schema: plan_file::SCHEMA.to_owned(),
-                uuid: uuid.to_owned(),
-                name: self.name.to_owned(),
-                boot_id: plan_file::boot_id(self.root),
-                written: plan_file::now(),
-                changes,
-                summary,
-            };
-            if let Err(error) = plans.write(&plan) {
-                let text = format!("{}: the plan cannot be written: {error}", self.name);
-                self.log(Priority::Error, "prepare", &text, Some(uuid));
-            }
+        if !changes.is_empty()
+            && let Err(error) = self.write_plan(plans, uuid, &changes, &summary)
+        {
+            let text = format!("{}: the plan cannot be written: {error}", self.name);
+            self.log(Priority::Error, "prepare", &text, Some(uuid));
         }
         Reply::default()
+    }
+
+    fn write_plan(&self, plans: &Plans, uuid: &str, changes: &[Change], summary: &str) -> io::Result<()> {
+        let plan = PlanFile {
+            schema: plan_file::SCHEMA.to_owned(),
+            uuid: uuid.to_owned(),
+            name: journal::bounded(self.name).into_owned(),
+            boot_id: plan_file::boot_id(self.root)?,
+            written: plan_file::since_boot(),
+            changes: changes.to_vec(),
+            summary: journal::bounded(summary).into_owned(),
+        };
+        plans.write(&plan).map(|_| ())
     }
 
     fn restore(&self, xml: &[u8]) -> Reply {
@@ -262,7 +263,13 @@ impl Hook<'_> {
             && let Some(uuid) = domain.uuid.filter(|uuid| plan_file::is_uuid(uuid))
         {
             let folder = self.root.join(RESTORING);
-            let _ = fs::create_dir_all(&folder).and_then(|()| write_atomically(&folder.join(uuid), b""));
+            let time = plan_file::since_boot().to_string();
+            let written = fs::create_dir_all(&folder)
+                .and_then(|()| write_atomically(&folder.join(&uuid), time.as_bytes()));
+            if let Err(error) = written {
+                let text = format!("{}: that it is restored cannot be kept: {error}", self.name);
+                self.log(Priority::Error, "restore", &text, Some(&uuid));
+            }
         }
         Reply::default()
     }
@@ -273,10 +280,9 @@ impl Hook<'_> {
             return false;
         }
         let path = self.root.join(RESTORING).join(uuid);
-        let age =
-            fs::metadata(&path).and_then(|facts| facts.modified()).ok().and_then(|time| time.elapsed().ok());
+        let begun: Option<u64> = fs::read_to_string(&path).ok().and_then(|text| text.parse().ok());
         let _ = fs::remove_file(&path);
-        age.is_some_and(|age| age < plan_file::FRESH)
+        begun.is_some_and(|at| plan_file::since_boot().abs_diff(at) < plan_file::FRESH.as_secs())
     }
 
     fn remember_changes(&self, uuid: &str, changes: &[Change]) {
@@ -299,8 +305,7 @@ impl Hook<'_> {
     fn started(&self, xml: &[u8]) -> Reply {
         let Ok(domain) = Domain::parse(xml) else { return Reply::default() };
         let uuid = domain.uuid.unwrap_or_default();
-        let plan = Plans::at(self.root).read(&uuid, &plan_file::boot_id(self.root), plan_file::now());
-        let plan = match plan {
+        let plan = match Plans::at(self.root).read(&uuid) {
             Ok(Some(plan)) => plan,
             Ok(None) => return Reply::default(),
             Err(error) => {
@@ -332,7 +337,14 @@ impl Hook<'_> {
     fn release(&self, xml: &[u8]) -> Reply {
         if let Ok(domain) = Domain::parse(xml) {
             let uuid = domain.uuid.unwrap_or_default();
-            let _ = Plans::at(self.root).remove(&uuid);
+            let plans = Plans::at(self.root);
+            let _ = plans.remove(&uuid);
+            plans.sweep(&uuid);
+            if plan_file::is_uuid(&uuid) {
+                plan_file::sweep(&self.root.join(APPLIED).join(format!("{uuid}.json")));
+                starts::sweep(self.root, &uuid);
+                plan_file::sweep(&self.root.join(RESTORING).join(&uuid));
+            }
             // A restore that came to nothing says nothing about the next start.
             let _ = self.take_restoring(&uuid);
         }
@@ -356,7 +368,11 @@ impl Hook<'_> {
             self.log(Priority::Error, "prepare", &text, None);
             None
         });
-        here::facts(&Host::at(self.root), domain, given)
+        let (host, source, notes) = here::facts(&Host::at(self.root), domain, given);
+        for note in notes {
+            self.log(Priority::Warning, "prepare", &format!("{}: {note}", self.name), None);
+        }
+        (host, source)
     }
 
     fn log(&self, priority: Priority, operation: &str, text: &str, uuid: Option<&str>) {

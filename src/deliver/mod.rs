@@ -7,6 +7,7 @@
 
 pub mod apply;
 mod command;
+pub mod confine;
 mod daemon;
 mod dmesg;
 pub mod doctor;

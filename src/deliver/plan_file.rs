@@ -35,7 +35,7 @@ pub struct PlanFile {
     pub name: String,
     /// `/proc/sys/kernel/random/boot_id` of the boot that wrote it.
     pub boot_id: String,
-    /// When it was written, in seconds since 1970.
+    /// When it was written, in seconds since this boot ([`since_boot`]).
     pub written: u64,
     /// What to change in the argv.
     pub changes: Vec<Change>,
@@ -44,7 +44,7 @@ pub struct PlanFile {
 }
 
 impl PlanFile {
-    /// Reads the text of a file, if it is a plan for this start of this guest.
+    /// Reads the text of a file, if it is a plan for this start of this guest; `now` is [`since_boot`].
     ///
     /// # Errors
     /// It is of another format, guest, boot or time; the text says which.
@@ -61,7 +61,7 @@ impl PlanFile {
             return Err("it is of another boot".to_owned());
         }
         if plan.written > now.saturating_add(FRESH.as_secs()) || age > FRESH.as_secs() {
-            return Err(format!("it is {age} s old"));
+            return Err(format!("it was written {} s after this boot, now it is {now} s", plan.written));
         }
         Ok(plan)
     }
@@ -86,6 +86,9 @@ pub enum Distrust {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Which boot this is cannot be told.
+    #[error("a plan is of no use: {0}")]
+    Boot(io::Error),
     /// It is of another boot, guest, time or format.
     #[error("{path} is not for this start: {why}")]
     Foreign {
@@ -111,14 +114,29 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// This boot's id, or an empty text where the kernel does not say.
-pub fn boot_id(root: &Path) -> String {
-    fs::read_to_string(root.join("proc/sys/kernel/random/boot_id")).unwrap_or_default().trim().to_owned()
+/// Seconds since this boot, sleep included: a clock that nobody sets, as opposed to the time of day, which jumps when
+/// a host that has just come up hears the right time.
+pub fn since_boot() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(time.tv_sec).unwrap_or_default()
+}
+
+/// This boot's id.
+///
+/// # Errors
+/// The kernel does not say; the error names the file.
+pub fn boot_id(root: &Path) -> io::Result<String> {
+    let path = root.join("proc/sys/kernel/random/boot_id");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+    }
 }
 
 /// The folder of the plans.
 #[derive(Clone, Debug)]
 pub struct Plans {
+    root: PathBuf,
     folder: PathBuf,
     owner: u32,
 }
@@ -126,7 +144,7 @@ pub struct Plans {
 impl Plans {
     /// The plans below a root directory (`/` in production), trusted when root owns them.
     pub fn at(root: &Path) -> Plans {
-        Plans { folder: root.join(PLANS), owner: 0 }
+        Plans { root: root.to_owned(), folder: root.join(PLANS), owner: 0 }
     }
 
     /// The file of a guest; `None` for a text that is no UUID.
@@ -161,11 +179,28 @@ impl Plans {
         }
     }
 
+    /// Takes away what a hook that was killed while it wrote this guest's plan has left.
+    pub fn sweep(&self, uuid: &str) {
+        if let Some(path) = self.path(uuid) {
+            sweep(&path);
+        }
+    }
+
     /// Reads a guest's plan if it can be trusted; `None` when there is none.
     ///
     /// # Errors
     /// There is one, but it is not to be used; the text says why.
-    pub fn read(&self, uuid: &str, boot_id: &str, now: u64) -> Result<Option<PlanFile>, Distrust> {
+    pub fn read(&self, uuid: &str) -> Result<Option<PlanFile>, Distrust> {
+        self.read_at(uuid, || boot_id(&self.root), since_boot())
+    }
+
+    /// The same for a boot and a time of [`since_boot`].
+    fn read_at(
+        &self,
+        uuid: &str,
+        boot_id: impl FnOnce() -> io::Result<String>,
+        now: u64,
+    ) -> Result<Option<PlanFile>, Distrust> {
         let Some(path) = self.path(uuid) else { return Ok(None) };
         let untrusted = |why| Distrust::Untrusted { path: path.clone(), why };
         let unreadable = |error| Distrust::Unreadable { path: path.clone(), error };
@@ -196,7 +231,8 @@ impl Plans {
         if text.len() as u64 > LARGEST {
             return Err(untrusted("it is larger than any plan"));
         }
-        PlanFile::parse(&text, uuid, boot_id, now).map(Some).map_err(|why| Distrust::Foreign { path, why })
+        let boot_id = boot_id().map_err(Distrust::Boot)?;
+        PlanFile::parse(&text, uuid, &boot_id, now).map(Some).map_err(|why| Distrust::Foreign { path, why })
     }
 
     fn make_folder(&self) -> io::Result<()> {
@@ -206,10 +242,8 @@ impl Plans {
 
 /// Writes a file by a temporary one beside it. Readable by all, writable by its owner.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
     // The process id keeps two hooks apart; create_new keeps links of others out.
-    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+    let temporary = path.with_file_name(format!("{}{}", temporary_prefix(path), std::process::id()));
     let _ = fs::remove_file(&temporary);
     let write = || -> io::Result<()> {
         let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
@@ -225,6 +259,20 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+fn temporary_prefix(path: &Path) -> String {
+    format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes the temporary files that [`write_atomically`] leaves when it is killed. Not while others write `path`.
+pub(super) fn sweep(path: &Path) {
+    let prefix = temporary_prefix(path);
+    for entry in path.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -236,8 +284,12 @@ mod tests {
     fn plans() -> (tempfile::TempDir, Plans) {
         let root = tempfile::tempdir().expect("a folder");
         let owner = fs::metadata(root.path()).expect("metadata").uid();
-        let plans = Plans { folder: root.path().join(PLANS), owner };
+        let plans = Plans { owner, ..Plans::at(root.path()) };
         (root, plans)
+    }
+
+    fn read(plans: &Plans, uuid: &str, boot: &str, now: u64) -> Result<Option<PlanFile>, Distrust> {
+        plans.read_at(uuid, || Ok(boot.to_owned()), now)
     }
 
     fn plan(written: u64) -> PlanFile {
@@ -255,13 +307,13 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let (_root, plans) = plans();
-        assert!(matches!(plans.read(UUID, "boot", 1000), Ok(None)));
+        assert!(matches!(read(&plans, UUID, "boot", 1000), Ok(None)));
         let path = plans.write(&plan(1000)).expect("written");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o644);
-        assert_eq!(plans.read(UUID, "boot", 1010).expect("trusted"), Some(plan(1000)));
+        assert_eq!(read(&plans, UUID, "boot", 1010).expect("trusted"), Some(plan(1000)));
         plans.remove(UUID).expect("removed");
         plans.remove(UUID).expect("twice is fine");
-        assert!(matches!(plans.read(UUID, "boot", 1000), Ok(None)));
+        assert!(matches!(read(&plans, UUID, "boot", 1000), Ok(None)));
     }
 
     #[test]
@@ -269,12 +321,12 @@ mod tests {
         let (_root, plans) = plans();
         plans.write(&plan(1000)).expect("written");
         for (boot, now) in [("other", 1000), ("boot", 1601), ("boot", 100)] {
-            assert!(matches!(plans.read(UUID, boot, now), Err(Distrust::Foreign { .. })), "{boot} {now}");
+            assert!(matches!(read(&plans, UUID, boot, now), Err(Distrust::Foreign { .. })), "{boot} {now}");
         }
         let other = "00000000-6b0a-4a4e-9d55-0a4b1c6c2f01";
         let path = plans.path(other).expect("a uuid");
         fs::rename(plans.path(UUID).expect("a uuid"), path).expect("renamed");
-        assert!(matches!(plans.read(other, "boot", 1000), Err(Distrust::Foreign { .. })));
+        assert!(matches!(read(&plans, other, "boot", 1000), Err(Distrust::Foreign { .. })));
     }
 
     #[test]
@@ -282,7 +334,7 @@ mod tests {
         let (root, plans) = plans();
         let path = plans.write(&plan(1000)).expect("written");
         let untrusted = |plans: &Plans| {
-            let read = plans.read(UUID, "boot", 1000);
+            let read = read(plans, UUID, "boot", 1000);
             assert!(
                 matches!(read, Err(Distrust::Untrusted { .. } | Distrust::Unreadable { .. })),
                 "{read:?}"

@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -56,7 +57,7 @@ pub fn launch(root: &Path, name: &OsStr, arguments: Vec<OsString>) -> Result<Lau
     let as_given = untouched(root, name, arguments)?;
     let Some(uuid) = guest_uuid(&as_given.arguments) else { return Ok(as_given) };
     fault::inject(root, "shim");
-    let plan = match Plans::at(root).read(&uuid, &plan_file::boot_id(root), plan_file::now()) {
+    let plan = match Plans::at(root).read(&uuid) {
         Ok(Some(plan)) => plan,
         Ok(None) => return Ok(as_given),
         Err(error) => {
@@ -109,12 +110,14 @@ fn guest_uuid(arguments: &[OsString]) -> Option<String> {
 pub fn real_emulator(root: &Path, name: &OsStr) -> Result<PathBuf, String> {
     let shims = root.join(FOLDER);
     // A link in the shim's place, as a removal may leave one, is no shim.
-    let own = Some(shims.join(name)).filter(|path| !path.is_symlink()).and_then(|path| identity(&path));
+    let own = Some(shims.join(name)).filter(|path| !path.is_symlink());
+    let own = own.and_then(|path| fs::metadata(path).ok()).map(|facts| identity(&facts));
     let link = fs::read_link(shims.join("real").join(name));
     let usual = EMULATOR_FOLDERS.iter().map(|folder| Path::new("/").join(folder).join(name));
-    let is_real = |path: &PathBuf| {
-        let identity = identity(&root.join(path.strip_prefix("/").unwrap_or(path)));
-        identity.is_some() && identity != own
+    let is_real = |path: &PathBuf| match fs::metadata(root.join(path.strip_prefix("/").unwrap_or(path))) {
+        Ok(facts) => facts.is_file() && Some(identity(&facts)) != own,
+        // What cannot be looked at for another reason than that it is not there may still run.
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     };
     link.ok().into_iter().chain(usual).find(is_real).ok_or_else(|| {
         format!(
@@ -151,8 +154,8 @@ fn refresh_at(root: &Path, now: u64) -> Vec<PathBuf> {
     shims.filter(|shim| is_stale(shim) && touch(shim).is_ok()).collect()
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|facts| (facts.dev(), facts.ino()))
+fn identity(facts: &fs::Metadata) -> (u64, u64) {
+    (facts.dev(), facts.ino())
 }
 
 #[cfg(test)]

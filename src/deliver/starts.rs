@@ -59,6 +59,13 @@ pub fn all(root: &Path) -> Vec<Start> {
     starts
 }
 
+/// Takes away what a hook that was killed while it wrote a record has left.
+pub(super) fn sweep(root: &Path, uuid: &str) {
+    if let Some(path) = path(root, uuid) {
+        super::plan_file::sweep(&path);
+    }
+}
+
 fn path(root: &Path, uuid: &str) -> Option<PathBuf> {
     is_uuid(uuid).then(|| root.join(STARTS).join(format!("{uuid}.json")))
 }
