@@ -2,8 +2,7 @@
 //! that does nothing: a regression shows here whatever else the machine does. What the numbers mean in time is in
 //! docs/performance.md.
 //!
-//! Needs valgrind (`tests/install-programs`) and an optimised build:
-//! `cargo test --profile counted --test instructions`.
+//! Needs valgrind (`tests/install-programs`) and an optimised build: `tests/static test --test instructions`.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -83,7 +82,7 @@ const VALGRIND: [&str; 2] = ["--tool=callgrind", "--callgrind-out-file=/dev/null
 /// What is not optimised is another program.
 fn only_optimised() {
     if cfg!(debug_assertions) {
-        panic!("run this as `cargo test --profile counted --test instructions`");
+        panic!("run this as `tests/static test --test instructions`");
     }
 }
 
