@@ -131,10 +131,7 @@ fn take_away(root: &Path, mut manifest: Manifest, dry_run: bool) -> Result<Repor
     if rules && commands && apparmor::is_on(root) {
         apparmor::reload(root)?;
     }
-    for folder in ["run/barfit", "var/lib/barfit/applied", "var/cache/barfit"] {
-        // What the hook has left; gone with it.
-        let _ = std::fs::remove_dir_all(root.join(folder));
-    }
+    drop_leavings(root);
     // The manifest knows the folders, so it goes after them; the one it lies in goes with the lock.
     for entry in folders.iter().filter(|entry| !Path::new(manifest::FOLDER).starts_with(&entry.path)) {
         remove_empty(&root.join(&entry.path))?;
@@ -146,6 +143,13 @@ fn take_away(root: &Path, mut manifest: Manifest, dry_run: bool) -> Result<Repor
         daemon::see_hook();
     }
     Ok(report)
+}
+
+/// Takes away what the hook has left; gone with it.
+fn drop_leavings(root: &Path) {
+    for folder in ["run/barfit", "var/lib/barfit/applied", "var/cache/barfit"] {
+        let _ = std::fs::remove_dir_all(root.join(folder));
+    }
 }
 
 /// Where libvirt still names a shim, a link to the real emulator takes its place; `None` where nothing names it.
@@ -459,6 +463,10 @@ impl Work<'_> {
             let created: Vec<PathBuf> =
                 self.manifest.content.entries.iter().map(|e| e.path.clone()).collect();
             self.manifest.content = self.before;
+            if first {
+                // The throw-away guest's start was one of the hook's, too.
+                drop_leavings(&self.options.root);
+            }
             let kept = if first { self.manifest.remove() } else { self.manifest.save() };
             if first && kept.is_ok() {
                 for path in created.iter().rev() {
