@@ -136,7 +136,7 @@ impl Boot {
             },
             firmware: Firmware::Ovmf(rules),
             mmio64_mb: self.mmio64_mb.clone(),
-            bus,
+            bus: bus.into(),
         }
     }
 }

@@ -129,7 +129,7 @@ pub fn assemble(domain: &Domain, host: &HostFacts, options: &Options<'_>) -> Ass
             cpu: cpu.cpu,
             firmware,
             mmio64_mb: domain.command_line.mmio64.as_ref().and_then(|entry| entry.value.clone()),
-            bus: bus.functions,
+            bus: bus.functions.into(),
         })
     });
     if guest.is_none() {

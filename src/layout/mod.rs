@@ -30,8 +30,32 @@ pub use types::*;
 
 /// Where the guest's firmware puts every BAR, or why it does not get that far.
 pub fn lay_out(guest: &Guest) -> Layout {
-    match &guest.firmware {
-        Firmware::Ovmf(rules) => ovmf::lay_out(guest, rules),
-        Firmware::SeaBios(rules) => seabios::lay_out(guest, rules),
+    Predictor::new(guest).lay_out(guest.cpu, guest.mmio64_mb.clone())
+}
+
+/// Lays out one guest time and again, each time with another CPU or another `X-PciMmio64Mb`: what does not depend on
+/// those is read only once.
+#[derive(Clone, Debug)]
+pub struct Predictor<'a> {
+    guest: &'a Guest,
+    tree: Option<pack::Tree<'a>>,
+}
+
+impl<'a> Predictor<'a> {
+    /// Of this guest.
+    pub fn new(guest: &'a Guest) -> Predictor<'a> {
+        Predictor { guest, tree: None }
+    }
+
+    /// As [`lay_out`], with this in the place of the guest's own [`Guest::cpu`] and [`Guest::mmio64_mb`].
+    pub fn lay_out(&mut self, cpu: GuestCpu, mmio64_mb: Option<String>) -> Layout {
+        let guest = Guest { cpu, mmio64_mb, ..self.guest.clone() };
+        match &guest.firmware {
+            Firmware::Ovmf(rules) => {
+                let tree = self.tree.get_or_insert_with(|| pack::Tree::new(&self.guest.bus));
+                ovmf::lay_out(&guest, rules, tree)
+            }
+            Firmware::SeaBios(rules) => seabios::lay_out(&guest, rules),
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! give up the largest device, try again). What was measured and what each disagreement taught is in
 //! docs/fidelity.md.
 
-use super::host_bridge::{HostBridge, Kind, PerKind, Pool, Request, Status};
+use super::host_bridge::{HostBridge, Kind, PerKind, Pool, Status};
 use super::pack::{PackRules, Padding, Tree};
 use super::ram::{ram_map, refuses};
 use super::width::ovmf_width;
@@ -13,16 +13,15 @@ use super::window::{Aperture, Classic, ovmf_window};
 use super::{Bridge, Chipset, Guest, Layout, Outcome, OvmfRules, PlacedBar, RamMap, Width, Window};
 use crate::units::{BarKind, Bytes, GIB, KIB, MIB, PhysBits, Span, align_up};
 
-/// Where OVMF puts every BAR of this guest.
-pub(super) fn lay_out(guest: &Guest, rules: &OvmfRules) -> Layout {
+/// Where OVMF puts every BAR of this guest, whose functions `tree` was made of.
+pub(super) fn lay_out(guest: &Guest, rules: &OvmfRules, tree: &mut Tree<'_>) -> Layout {
     let ram = ram_map(guest);
     let classic = Classic::new(guest, rules, &ram);
     let (width, trusted) = ovmf_width(guest, rules, &classic);
     let aperture = ovmf_window(rules, &ram, &classic, trusted);
     let pack = PackRules { high: aperture.is_some(), mem64_through_pref64: rules.mem64_through_pref64 };
-    let tree = Tree::new(&guest.bus, pack, |bridge| padding(bridge, rules, aperture));
-    let first = tree.requests();
-    let window = aperture.and_then(|aperture| report(aperture, &first));
+    tree.boot(pack, |bridge| padding(bridge, rules, aperture));
+    let window = aperture.and_then(|aperture| report(aperture, tree));
     let boot =
         if refuses(guest, &ram) { Err(Outcome::Refused) } else { hang(&width, aperture).map_or(Ok(()), Err) };
     let (outcome, mut bars) = match boot {
@@ -32,7 +31,7 @@ pub(super) fn lay_out(guest: &Guest, rules: &OvmfRules) -> Layout {
             let low = low_pool(guest, rules, &ram);
             let high = aperture.map(|a| high_pool(a, rules, &ram, width.usable));
             let bridge = HostBridge::new(tree.roots(), io, low, high);
-            allocate(tree, first, bridge)
+            allocate(tree, bridge)
         }
     };
     for bar in &mut bars {
@@ -42,14 +41,10 @@ pub(super) fn lay_out(guest: &Guest, rules: &OvmfRules) -> Layout {
 }
 
 /// Tries, gives up the largest device of what did not fit, and tries again.
-fn allocate(
-    mut tree: Tree<'_>,
-    mut requests: Vec<PerKind<Option<Request>>>,
-    mut bridge: HostBridge,
-) -> (Outcome, Vec<PlacedBar>) {
+fn allocate(tree: &mut Tree<'_>, mut bridge: HostBridge) -> (Outcome, Vec<PlacedBar>) {
     loop {
-        for (root, requests) in requests.iter().enumerate() {
-            if bridge.submit(root, requests).is_err() {
+        for root in 0..tree.roots() {
+            if bridge.submit(root, &tree.requests(root)).is_err() {
                 let why = "the devices ask for 4 GiB or more of 32-bit memory".to_owned();
                 return (Outcome::GivesUp(why), tree.unplaced());
             }
@@ -72,7 +67,6 @@ fn allocate(
             return (Outcome::GivesUp(stuck(unsatisfied)), tree.unplaced());
         }
         bridge.free();
-        requests = tree.requests();
     }
 }
 
@@ -109,10 +103,10 @@ fn hang(width: &Width, aperture: Option<Aperture>) -> Option<Outcome> {
 }
 
 /// The window as the caller sees it, with what the guest would need. A window that wrapped is none.
-fn report(aperture: Aperture, requests: &[PerKind<Option<Request>>]) -> Option<Window> {
+fn report(aperture: Aperture, tree: &Tree<'_>) -> Option<Window> {
     aperture.base.checked_add(aperture.size)?;
     let mut end = aperture.base;
-    for request in requests.iter().filter_map(|request| request[Kind::Mem64 as usize]) {
+    for request in (0..tree.roots()).filter_map(|root| tree.requests(root)[Kind::Mem64 as usize]) {
         end = align_up(end, request.mask.saturating_add(1)).and_then(|base| base.checked_add(request.len))?;
     }
     let span = Span::new(aperture.base, aperture.size)?;

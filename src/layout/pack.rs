@@ -7,12 +7,12 @@
 //! `mem64_through_pref64`. SR-IOV and resizable BARs are not looked at: QEMU hides both from passed-through
 //! devices.
 //!
-//! The driver builds its lists anew for each attempt. With hundreds of devices that it gives up one by one that is far
-//! too slow for a prediction: here the lists of a bus are kept sorted, and a device given up changes those of its own
-//! bus and of the buses above. Where the order follows from the keys alone (see [`List`]) nothing else is looked at;
-//! where it does not, the list goes through the driver's own insertions again.
+//! The driver builds its lists anew for each attempt. Here a [`Tree`] is read from a guest once; each of its boots
+//! ([`Tree::boot`]: another window, other padding) fills the same lists again, and a device given up changes those of
+//! its own bus and of the buses above, from its place on. Where the order follows from the keys alone (see [`Order`])
+//! nothing else is looked at; where it does not, the list goes through the driver's own insertions again.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::host_bridge::{Kind, PerKind, Request};
@@ -41,7 +41,7 @@ pub(super) struct PackRules {
 }
 
 /// A function in the flat list of all functions; what is behind a bridge follows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Dev<'a> {
     function: &'a Function,
     /// The bus it is on.
@@ -57,22 +57,20 @@ struct Dev<'a> {
 }
 
 /// A bus: a root bus, or one behind a bridge.
-#[derive(Debug)]
-struct Bus {
-    /// The bridge that leads to it; `None`: a root bus.
-    bridge: Option<usize>,
+#[derive(Clone, Debug)]
+struct Bus<'a> {
+    /// The function that leads to it, and what it says; `None`: a root bus.
+    bridge: Option<(usize, &'a Bridge)>,
     /// Functions on it and behind.
     devs: Range<usize>,
     /// The first of its [`GROUP`] nodes; on a root bus there is, in the place of padding, one for expansion ROMs.
     group: usize,
     /// What lies in each of its windows.
     lists: PerKind<List>,
-    /// In which list each type ends up.
-    routes: PerKind<Route>,
-    /// Something goes through its prefetchable 64-bit window.
-    pref64: bool,
-    /// Of a root bus: sizes of the expansion ROMs on it and behind, and how many there are of each.
-    roms: BTreeMap<u64, usize>,
+    /// How its lists are merged.
+    merging: &'static Merging,
+    /// Of a root bus: sizes of the expansion ROMs on it and behind, the largest last.
+    roms: Vec<u64>,
 }
 
 /// Nodes of a bus: a window of each type, then padding of each type.
@@ -110,8 +108,24 @@ struct Size {
     len: u64,
     /// Alignment minus one.
     mask: u64,
-    /// The largest BAR or padding in it that may be given up, and its length.
-    largest: Option<(u64, usize)>,
+    /// The largest BAR or padding in it that may be given up.
+    largest: Largest,
+}
+
+/// A node that may be given up, and its length; of length 0: there is none.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+struct Largest {
+    len: u64,
+    node: usize,
+}
+
+impl Largest {
+    const NONE: Largest = Largest { len: 0, node: 0 };
+
+    /// The larger of this one and a later one; the later of equals.
+    fn or(self, later: Largest) -> Largest {
+        if later.len != 0 && later.len >= self.len { later } else { self }
+    }
 }
 
 /// A node in a list, with all that the order depends on.
@@ -121,23 +135,58 @@ struct Entry {
     size: Size,
     kind: Kind,
     padding: bool,
-    /// Its place among entries of the same alignment, as far as the keys decide on that.
-    key: u64,
+    /// When it is inserted among entries of the same alignment.
+    turn: u64,
 }
 
-/// What lies in a window, back to front.
+impl Entry {
+    /// What is left of its length beyond a multiple of its alignment.
+    fn rest(&self) -> u64 {
+        self.size.len & self.size.mask
+    }
+}
+
+/// What the order of a list follows from.
 ///
-/// The driver inserts by falling alignment. Among equals a node goes first, so that the order follows from that of the
-/// insertions: [`Entry::key`]. There is one exception: a node whose length is no multiple of its alignment goes behind
-/// those that stick out farther. Where two nodes of the same alignment stick out by different lengths, the order is
-/// only to be had by inserting one after the other.
-#[derive(Debug, Default)]
+/// The driver inserts by falling alignment. Among equals a node goes first, but behind those that stick out farther:
+/// whose length has a larger rest beyond a multiple of the alignment. A node without a rest always goes first.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+enum Order {
+    /// Among equals the last inserted is first: no two of them have different rests.
+    #[default]
+    ByTurn,
+    /// Among equals the one with the largest rest is first, then the last inserted: all have one, or none.
+    ByRest,
+    /// Neither holds, and the order is only to be had by inserting one after the other.
+    ByInsertion,
+}
+
+/// What lies in a window, front to back.
+#[derive(Clone, Debug, Default)]
 struct List {
     entries: Vec<Entry>,
-    /// The order does not follow from the keys.
-    by_insertion: bool,
+    /// What the entries come to up to each one; shorter where some have changed.
+    sums: Vec<Sums>,
+    order: Order,
     /// Has changed since it was last laid out.
     stale: bool,
+}
+
+/// What the entries of a list come to, up to one of them.
+#[derive(Copy, Clone, Debug)]
+struct Sums {
+    /// Where they end.
+    used: u64,
+    /// Where the padding among them ends.
+    padded: u64,
+    largest: Largest,
+    /// Alignment of the last, minus one, and what is known of those aligned like it: one has no rest, the first rest.
+    mask: u64,
+    whole: bool,
+    rest: u64,
+    /// The entries can be ordered like that.
+    by_turn: bool,
+    by_rest: bool,
 }
 
 /// Where the nodes of a type end up after all lists have been merged.
@@ -151,13 +200,53 @@ struct Route {
     reversed: bool,
 }
 
-/// All functions of a guest, and the resource trees of the current attempt.
+/// Which list of a bus is merged into which: BARs move to types that the bridge can pass.
 #[derive(Debug)]
+struct Merging {
+    /// One after the other: the list that takes, and the one that is taken.
+    merges: &'static [(Kind, Kind)],
+    routes: PerKind<Route>,
+    /// Something goes through the bridge's prefetchable 64-bit window.
+    pref64: bool,
+}
+
+static ROOT_WITH_HIGH: Merging = Merging::new(&[(Kind::Mem32, Kind::PMem32), (Kind::Mem64, Kind::PMem64)], false);
+static ROOT_WITHOUT_HIGH: Merging = Merging::new(
+    &[(Kind::Mem32, Kind::Mem64), (Kind::PMem32, Kind::PMem64), (Kind::Mem32, Kind::PMem32)],
+    false,
+);
+static MEM64_THROUGH_PREF64: Merging =
+    Merging::new(&[(Kind::PMem64, Kind::Mem64), (Kind::Mem32, Kind::PMem32)], true);
+static MEM64_THROUGH_NONE: Merging = Merging::new(&[(Kind::PMem64, Kind::Mem64)], false);
+static WITH_PREF64: Merging = Merging::new(&[(Kind::Mem32, Kind::Mem64), (Kind::Mem32, Kind::PMem32)], true);
+static WITHOUT_PREF64: Merging = Merging::new(&[(Kind::Mem32, Kind::Mem64)], false);
+
+impl PackRules {
+    /// How the lists of a bus are merged. `pref64` says that something goes through its prefetchable 64-bit window.
+    fn merging(self, is_root: bool, pref64: bool) -> &'static Merging {
+        match (is_root, self.high, self.mem64_through_pref64, pref64) {
+            (true, true, ..) => &ROOT_WITH_HIGH,
+            (true, false, ..) => &ROOT_WITHOUT_HIGH,
+            (false, _, true, true) => &MEM64_THROUGH_PREF64,
+            (false, _, true, false) => &MEM64_THROUGH_NONE,
+            (false, _, false, true) => &WITH_PREF64,
+            (false, _, false, false) => &WITHOUT_PREF64,
+        }
+    }
+
+    /// Whether what is of this type goes through a bridge's prefetchable 64-bit window.
+    fn is_pref64(self, kind: Kind) -> bool {
+        kind == Kind::PMem64 || (kind == Kind::Mem64 && self.mem64_through_pref64)
+    }
+}
+
+/// All functions of a guest, and the resource trees of the current attempt.
+#[derive(Clone, Debug)]
 pub(super) struct Tree<'a> {
     devs: Vec<Dev<'a>>,
     /// All BARs but expansion ROMs, none placed.
     bars: Vec<PlacedBar>,
-    buses: Vec<Bus>,
+    buses: Vec<Bus<'a>>,
     /// Root buses: main bus first, then expander buses by number.
     roots: Vec<usize>,
     rules: PackRules,
@@ -165,67 +254,39 @@ pub(super) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    /// Reads the guest's functions and builds their resource trees; `padding` says what a hot-plug bridge keeps free.
-    pub(super) fn new(
-        bus: &'a [Function],
-        rules: PackRules,
-        padding: impl Fn(&Bridge) -> Padding,
-    ) -> Tree<'a> {
+    /// Reads the guest's functions. [`Tree::boot`] has to follow.
+    pub(super) fn new(bus: &'a [Function]) -> Tree<'a> {
         let count = count(bus);
         let mut tree = Tree {
             devs: Vec::with_capacity(count.functions),
             bars: Vec::with_capacity(count.bars),
             buses: Vec::with_capacity(count.bridges + 1),
             roots: Vec::with_capacity(1),
-            rules,
+            rules: PackRules { high: true, mem64_through_pref64: false },
             nodes: Vec::with_capacity(count.bars + (count.bridges + 1) * GROUP),
         };
-        tree.add_root(bus, true, &padding);
+        tree.add_root(bus, true);
         let mut expanders: Vec<(u8, &Bridge)> =
             bus.iter().filter_map(|f| Some((expander(f)?, bridge(f)?))).collect();
         expanders.sort_by_key(|(bus_nr, _)| *bus_nr);
         for (_, expander) in expanders {
             // An empty expander bus is not found.
             if !expander.children.is_empty() {
-                tree.add_root(&expander.children, false, &padding);
+                tree.add_root(&expander.children, false);
             }
         }
-        tree.build();
         tree
     }
 
-    /// Fills and lays out all lists.
-    fn build(&mut self) {
-        // What is behind a bridge comes after it.
-        for bus in (0..self.buses.len()).rev() {
-            self.collect(bus);
-            for (window, size) in self.lay_out(bus) {
-                self.nodes[window].size = size;
-            }
-        }
-    }
-
-    fn add_root(&mut self, functions: &'a [Function], on_bus_0: bool, padding: &impl Fn(&Bridge) -> Padding) {
-        let bus = self.add_bus(None, None, Padding::default());
+    fn add_root(&mut self, functions: &'a [Function], on_bus_0: bool) {
+        let bus = self.add_bus(None, None);
         self.roots.push(bus);
-        self.flatten(functions, bus, on_bus_0, padding);
-        let mut roms = BTreeMap::new();
-        for dev in &self.devs[self.buses[bus].devs.clone()] {
-            rom_sizes(dev.function).for_each(|size| *roms.entry(size).or_default() += 1);
-        }
+        self.flatten(functions, bus, on_bus_0);
         let rom = self.buses[bus].group + TO_PADDING;
         (self.nodes[rom].what, self.nodes[rom].kind) = (What::Rom, Kind::Mem32);
-        self.nodes[rom].size = rom_size(&roms);
-        self.buses[bus].roms = roms;
     }
 
-    fn flatten(
-        &mut self,
-        functions: &'a [Function],
-        bus: usize,
-        on_bus_0: bool,
-        padding: &impl Fn(&Bridge) -> Padding,
-    ) {
+    fn flatten(&mut self, functions: &'a [Function], bus: usize, on_bus_0: bool) {
         let start = self.devs.len();
         for function in functions {
             let at = self.devs.len();
@@ -234,7 +295,8 @@ impl<'a> Tree<'a> {
             let may_go = behind.is_none() && !on_bus_0 && !function.vga;
             for bar in function.bars.iter().filter(|bar| bar.index != ROM) {
                 let (kind, len, mask) = demand(bar);
-                let largest = may_go.then_some((len, self.nodes.len()));
+                let node = self.nodes.len();
+                let largest = if may_go { Largest { len, node } } else { Largest::NONE };
                 let what = What::Bar(self.bars.len());
                 let size = Size { len, mask, largest };
                 self.nodes.push(Node { dev: Some(at), bus: Some(bus), what, kind, size });
@@ -250,10 +312,9 @@ impl<'a> Tree<'a> {
             let rejected = false;
             self.devs.push(Dev { function, bus, end: at + 1, bars, behind: None, rejected });
             if let Some(bridge) = behind {
-                let padded = if bridge.hotplug { padding(bridge) } else { Padding::default() };
-                let below = self.add_bus(Some(at), Some(bus), padded);
+                let below = self.add_bus(Some((at, bridge)), Some(bus));
                 self.devs[at].behind = Some(below);
-                self.flatten(&bridge.children, below, false, padding);
+                self.flatten(&bridge.children, below, false);
                 self.devs[at].end = self.devs.len();
             }
         }
@@ -261,27 +322,69 @@ impl<'a> Tree<'a> {
     }
 
     /// Adds a bus with its nodes, and returns its number.
-    fn add_bus(&mut self, bridge: Option<usize>, above: Option<usize>, padding: Padding) -> usize {
+    fn add_bus(&mut self, bridge: Option<(usize, &'a Bridge)>, above: Option<usize>) -> usize {
         let (number, group) = (self.buses.len(), self.nodes.len());
-        for kind in Kind::ALL {
-            let size = Size { len: 0, mask: 0, largest: None };
-            self.nodes.push(Node { dev: bridge, bus: above, what: What::Window, kind, size });
-        }
-        for (kind, len) in Kind::ALL.into_iter().zip(padding) {
-            let largest = Some((len, self.nodes.len()));
-            let size = Size { len, mask: len.saturating_sub(1), largest };
-            self.nodes.push(Node { dev: bridge, bus: Some(number), what: What::Padding, kind, size });
-        }
+        let dev = bridge.map(|(dev, _)| dev);
+        let size = Size { len: 0, mask: 0, largest: Largest::NONE };
+        let windows = Kind::ALL.map(|kind| Node { dev, bus: above, what: What::Window, kind, size });
+        let padding = Kind::ALL.map(|kind| Node { dev, bus: Some(number), what: What::Padding, kind, size });
+        self.nodes.extend(windows);
+        self.nodes.extend(padding);
         self.buses.push(Bus {
             bridge,
             devs: 0..0,
             group,
             lists: Default::default(),
-            routes: routes(&[]),
-            pref64: false,
-            roms: BTreeMap::new(),
+            merging: &WITHOUT_PREF64,
+            roms: Vec::new(),
         });
         number
+    }
+
+    /// Builds the resource trees of a boot: nothing has been given up, and `padding` says what a hot-plug bridge keeps
+    /// free.
+    pub(super) fn boot(&mut self, rules: PackRules, padding: impl Fn(&Bridge) -> Padding) {
+        self.rules = rules;
+        for dev in &mut self.devs {
+            if std::mem::take(&mut dev.rejected) && dev.behind.is_none() {
+                for node in &mut self.nodes[dev.bars.clone()] {
+                    if let What::Bar(number) = node.what {
+                        node.size.len = self.bars[number].bar.size.get();
+                    }
+                }
+            }
+        }
+        for bus in &mut self.buses {
+            let spare = bus.group + TO_PADDING;
+            match bus.bridge {
+                Some((_, bridge)) if bridge.hotplug => {
+                    for (at, len) in (spare..).zip(padding(bridge)) {
+                        let largest = Largest { len, node: at };
+                        self.nodes[at].size = Size { len, mask: len.saturating_sub(1), largest };
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    let functions = self.devs[bus.devs.clone()].iter().map(|dev| dev.function);
+                    bus.roms.clear();
+                    bus.roms.extend(functions.flat_map(rom_sizes));
+                    bus.roms.sort_unstable();
+                    self.nodes[spare].size = rom_size(&bus.roms);
+                }
+            }
+        }
+        self.build();
+    }
+
+    /// Fills and lays out all lists.
+    fn build(&mut self) {
+        // What is behind a bridge comes after it.
+        for bus in (0..self.buses.len()).rev() {
+            self.collect(bus);
+            for (window, size) in self.lay_out(bus) {
+                self.nodes[window].size = size;
+            }
+        }
     }
 
     /// Number of root buses.
@@ -289,22 +392,24 @@ impl<'a> Tree<'a> {
         self.roots.len()
     }
 
-    /// What each root bus asks for.
-    pub(super) fn requests(&self) -> Vec<PerKind<Option<Request>>> {
-        let request = |node: usize| {
-            let Size { len, mask, .. } = self.nodes[node].size;
+    /// What a root bus asks for.
+    pub(super) fn requests(&self, root: usize) -> PerKind<Option<Request>> {
+        let group = self.buses[self.roots[root]].group;
+        std::array::from_fn(|kind| {
+            let Size { len, mask, .. } = self.nodes[group + kind].size;
             (len != 0).then_some(Request { len, mask })
-        };
-        let groups = self.roots.iter().map(|bus| self.buses[*bus].group);
-        groups.map(|group| std::array::from_fn(|kind| request(group + kind))).collect()
+        })
     }
 
     /// Gives up the largest consumer of each type that was not satisfied. `false` when nobody can be given up.
     pub(super) fn give_up(&mut self, unsatisfied: PerKind<bool>) -> bool {
-        let kinds = Kind::ALL.into_iter().filter(|kind| unsatisfied[*kind as usize]);
-        let largest: Vec<usize> = kinds.filter_map(|kind| self.nodes[self.largest(kind)?].dev).collect();
+        // All are looked for before the first is given up.
+        let largest = Kind::ALL.map(|kind| {
+            let node = unsatisfied[kind as usize].then(|| self.largest(kind)).flatten()?;
+            self.nodes[node].dev
+        });
         let mut given_up = false;
-        for at in largest {
+        for at in largest.into_iter().flatten() {
             // One of several types may have done it already.
             if std::mem::replace(&mut self.devs[at].rejected, true) {
                 continue;
@@ -332,26 +437,33 @@ impl<'a> Tree<'a> {
 
     /// The largest BAR or padding of a type that may be given up; the last of equals.
     fn largest(&self, kind: Kind) -> Option<usize> {
-        let mut pool = Vec::with_capacity(self.roots.len());
-        for root in &self.roots {
-            insert(&mut pool, self.entry(self.buses[*root].group + kind as usize, 0));
-        }
-        pool.iter().rev().fold(None, larger).map(|(_, node)| node)
+        let window = |root: &usize| self.buses[*root].group + kind as usize;
+        let largest = match &self.roots[..] {
+            [root] => self.nodes[window(root)].size.largest,
+            roots => {
+                let mut pool = Vec::with_capacity(roots.len());
+                for root in roots {
+                    insert(&mut pool, self.entry(window(root), 0));
+                }
+                pool.iter().fold(Largest::NONE, |before, entry| before.or(entry.size.largest))
+            }
+        };
+        (largest.len != 0).then_some(largest.node)
     }
 
     /// Takes a device's expansion ROM out of what its root bus keeps room for.
     fn forget_rom(&mut self, at: usize) {
+        if rom_sizes(self.devs[at].function).next().is_none() {
+            return;
+        }
         let mut root = self.devs[at].bus;
-        while let Some(bridge) = self.buses[root].bridge {
+        while let Some((bridge, _)) = self.buses[root].bridge {
             root = self.devs[bridge].bus;
         }
         let roms = &mut self.buses[root].roms;
         for size in rom_sizes(self.devs[at].function) {
-            if let Some(count) = roms.get_mut(&size) {
-                *count -= 1;
-                if *count == 0 {
-                    roms.remove(&size);
-                }
+            if let Ok(place) = roms.binary_search(&size) {
+                roms.remove(place);
             }
         }
         let size = rom_size(roms);
@@ -360,13 +472,13 @@ impl<'a> Tree<'a> {
     }
 
     /// All BARs: depth first, what is on expander buses last. None has an address.
-    pub(super) fn unplaced(self) -> Vec<PlacedBar> {
-        self.bars
+    pub(super) fn unplaced(&self) -> Vec<PlacedBar> {
+        self.bars.clone()
     }
 
     /// All BARs with their addresses, given where each root bus's types begin.
-    pub(super) fn placed(mut self, bases: impl Fn(usize) -> PerKind<Option<u64>>) -> Vec<PlacedBar> {
-        let mut bars = std::mem::take(&mut self.bars);
+    pub(super) fn placed(&self, bases: impl Fn(usize) -> PerKind<Option<u64>>) -> Vec<PlacedBar> {
+        let mut bars = self.bars.clone();
         for (at, root) in self.roots.iter().enumerate() {
             for (kind, base) in Kind::ALL.into_iter().zip(bases(at)) {
                 if let Some(base) = base {
@@ -379,73 +491,61 @@ impl<'a> Tree<'a> {
 
     /// Places what lies in a window of the bus that begins at `base`.
     fn place(&self, bus: usize, window: Kind, base: u64, bars: &mut [PlacedBar]) {
-        walk(&self.buses[bus].lists[window as usize].entries, window, |entry, offset| {
-            let address = base.saturating_add(offset);
+        let List { entries, sums, .. } = &self.buses[bus].lists[window as usize];
+        for (entry, sums) in entries.iter().zip(sums) {
+            if entry.padding {
+                continue;
+            }
+            let address = base.saturating_add(sums.used - entry.size.len);
             let node = &self.nodes[entry.node];
             match (node.what, node.dev.and_then(|dev| self.devs[dev].behind)) {
                 (What::Bar(number), _) => bars[number].address = Some(Addr(address)),
                 (What::Window, Some(behind)) => self.place(behind, node.kind, address, bars),
                 _ => {}
             }
+        }
+    }
+
+    /// Nodes on a bus: its padding, and the BARs and windows of the functions on it.
+    fn on_bus(&self, bus: usize) -> impl Iterator<Item = usize> {
+        let Bus { group, devs, .. } = &self.buses[bus];
+        let mut at = devs.start;
+        let devs = std::iter::from_fn(move || {
+            let dev = (at < devs.end).then(|| &self.devs[at])?;
+            at = dev.end;
+            let windows = dev.behind.map_or(0..0, |behind| {
+                let group = self.buses[behind].group;
+                group..group + TO_PADDING
+            });
+            Some(dev.bars.clone().chain(windows))
         });
+        (group + TO_PADDING..group + GROUP).chain(devs.flatten())
     }
 
     /// Fills the lists of a bus with everything on it that asks for anything.
     fn collect(&mut self, bus: usize) {
-        let Bus { bridge, group, devs, .. } = &self.buses[bus];
-        let (is_root, group, devs) = (bridge.is_none(), *group, devs.clone());
-        let mut nodes: Vec<usize> = (group + TO_PADDING..group + GROUP).collect();
-        let mut at = devs.start;
-        while at < devs.end {
-            let Dev { bars, behind, end, .. } = &self.devs[at];
-            nodes.extend(bars.clone());
-            if let Some(behind) = behind {
-                let group = self.buses[*behind].group;
-                nodes.extend(group..group + TO_PADDING);
-            }
-            at = *end;
+        let mut lists = std::mem::take(&mut self.buses[bus].lists);
+        lists.iter_mut().for_each(List::clear);
+        let asks = |node: &usize| self.nodes[*node].size.len != 0;
+        let pref64 =
+            self.on_bus(bus).filter(asks).any(|node| self.rules.is_pref64(self.nodes[node].kind));
+        let merging = self.rules.merging(self.buses[bus].bridge.is_none(), pref64);
+        for node in self.on_bus(bus).filter(asks) {
+            let route = merging.routes[self.nodes[node].kind as usize];
+            lists[route.to as usize].entries.push(self.entry(node, self.turn(node, bus, route)));
         }
-        nodes.retain(|node| self.nodes[*node].size.len != 0);
-        let through = |kind: Kind| match kind {
-            Kind::PMem64 => true,
-            Kind::Mem64 => self.rules.mem64_through_pref64,
-            _ => false,
-        };
-        let pref64 = nodes.iter().any(|node| through(self.nodes[*node].kind));
-        let routes = routes(self.merges(is_root, pref64));
-        let mut lists: PerKind<List> = Default::default();
-        for node in nodes {
-            let route = routes[self.nodes[node].kind as usize];
-            lists[route.to as usize].entries.push(self.entry(node, self.key(node, bus, route)));
-        }
-        for list in &mut lists {
-            list.entries.sort_unstable_by_key(Entry::place);
-            list.stale = true;
-        }
+        lists.iter_mut().for_each(List::sort);
         let bus = &mut self.buses[bus];
-        (bus.lists, bus.routes, bus.pref64) = (lists, routes, pref64);
+        (bus.lists, bus.merging) = (lists, merging);
     }
 
-    /// Which list is merged into which, one after the other: BARs move to types that the bridge can pass.
-    fn merges(&self, is_root: bool, pref64: bool) -> &'static [(Kind, Kind)] {
-        use Kind::{Mem32, Mem64, PMem32, PMem64};
-        match (is_root, self.rules.high, self.rules.mem64_through_pref64, pref64) {
-            (true, true, ..) => &[(Mem32, PMem32), (Mem64, PMem64)],
-            (true, false, ..) => &[(Mem32, Mem64), (PMem32, PMem64), (Mem32, PMem32)],
-            (false, _, true, true) => &[(PMem64, Mem64), (Mem32, PMem32)],
-            (false, _, true, false) => &[(PMem64, Mem64)],
-            (false, _, false, true) => &[(Mem32, Mem64), (Mem32, PMem32)],
-            (false, _, false, false) => &[(Mem32, Mem64)],
-        }
-    }
-
-    fn entry(&self, node: usize, key: u64) -> Entry {
+    fn entry(&self, node: usize, turn: u64) -> Entry {
         let Node { what, kind, size, .. } = self.nodes[node];
-        Entry { node, size, kind, padding: what == What::Padding, key }
+        Entry { node, size, kind, padding: what == What::Padding, turn }
     }
 
     /// Nodes of a bus are numbered in the order of insertion, but for a bridge's padding, which comes last.
-    fn key(&self, node: usize, bus: usize, route: Route) -> u64 {
+    fn turn(&self, node: usize, bus: usize, route: Route) -> u64 {
         let Bus { bridge, group, .. } = &self.buses[bus];
         let is_padding = (group + TO_PADDING..group + GROUP).contains(&node);
         let number = if is_padding && bridge.is_some() { self.nodes.len() } else { node } as u64;
@@ -456,53 +556,35 @@ impl<'a> Tree<'a> {
     fn resize(&mut self, node: usize, size: Size) {
         let before = std::mem::replace(&mut self.nodes[node].size, size);
         let Some(bus) = self.nodes[node].bus.filter(|_| before != size) else { return };
-        let route = self.buses[bus].routes[self.nodes[node].kind as usize];
-        let entry = self.entry(node, self.key(node, bus, route));
-        let list = &mut self.buses[bus].lists[route.to as usize];
-        list.stale = true;
-        if before.len != 0 {
-            let place = Entry { size: before, ..entry }.place();
-            let at = if list.by_insertion {
-                list.entries.iter().position(|other| other.node == node)
-            } else {
-                list.entries.binary_search_by_key(&place, Entry::place).ok()
-            };
-            if let Some(at) = at {
-                list.entries.remove(at);
-            }
-        }
-        if size.len != 0 {
-            let at = list.entries.partition_point(|other| other.place() < entry.place());
-            list.entries.insert(at, entry);
-        }
+        let route = self.buses[bus].merging.routes[self.nodes[node].kind as usize];
+        let entry = self.entry(node, self.turn(node, bus, route));
+        self.buses[bus].lists[route.to as usize].replace(before, entry);
     }
 
     /// Lays out anew what has changed on a bus, and on those above.
     fn settle(&mut self, mut bus: usize) {
         loop {
-            let Bus { bridge, lists, pref64, .. } = &self.buses[bus];
+            let Bus { bridge, lists, merging, .. } = &self.buses[bus];
             let bridge = *bridge;
-            if bridge.is_some() && *pref64 && lists[Kind::PMem64 as usize].entries.is_empty() {
+            if merging.pref64 && lists[Kind::PMem64 as usize].entries.is_empty() {
                 self.collect(bus);
             }
             for (window, size) in self.lay_out(bus) {
                 self.resize(window, size);
             }
-            let Some(bridge) = bridge else { return };
+            let Some((bridge, _)) = bridge else { return };
             bus = self.devs[bridge].bus;
         }
     }
 
     /// Lays out those lists of a bus that have changed; gives the sizes of their windows.
     fn lay_out(&mut self, bus: usize) -> impl Iterator<Item = (usize, Size)> + use<> {
-        let Bus { bridge, group, pref64, .. } = self.buses[bus];
-        let merges = self.merges(bridge.is_none(), pref64);
-        let lists = &mut self.buses[bus].lists;
+        let Bus { group, merging, lists, .. } = &mut self.buses[bus];
         let sizes = Kind::ALL.map(|kind| {
             let list = &mut lists[kind as usize];
-            std::mem::take(&mut list.stale).then(|| list.lay_out(kind, merges))
+            std::mem::take(&mut list.stale).then(|| list.lay_out(kind, merging))
         });
-        (group..).zip(sizes).filter_map(|(window, size)| Some((window, size?)))
+        (*group..).zip(sizes).filter_map(|(window, size)| Some((window, size?)))
     }
 }
 
@@ -518,137 +600,212 @@ impl Tree<'_> {
     }
 
     /// The same with all lists built anew.
-    pub(super) fn anew(&self) -> Tree<'_> {
-        let bus = |bus: &Bus| Bus {
-            bridge: bus.bridge,
-            devs: bus.devs.clone(),
-            group: bus.group,
-            lists: Default::default(),
-            routes: routes(&[]),
-            pref64: false,
-            roms: BTreeMap::new(),
-        };
-        let mut tree = Tree {
-            devs: self.devs.iter().map(|dev| Dev { bars: dev.bars.clone(), ..*dev }).collect(),
-            bars: Vec::new(),
-            buses: self.buses.iter().map(bus).collect(),
-            roots: self.roots.clone(),
-            rules: self.rules,
-            nodes: self.nodes.clone(),
-        };
+    pub(super) fn anew(&self) -> Vec<Vec<(usize, u64, u64)>> {
+        let mut tree = self.clone();
         tree.build();
-        tree
-    }
-}
-
-impl Entry {
-    /// By what a list is sorted.
-    fn place(&self) -> (u64, u64) {
-        (self.size.mask, self.key)
+        tree.lists()
     }
 
-    /// What is left of its length beyond a multiple of its alignment.
-    fn rest(&self) -> u64 {
-        self.size.len & self.size.mask
+    /// The same with each list in the order that the driver's own insertions give it.
+    pub(super) fn inserted(&self) -> Vec<Vec<(usize, u64, u64)>> {
+        let mut tree = self.clone();
+        for Bus { lists, merging, .. } in &mut tree.buses {
+            for (kind, list) in Kind::ALL.into_iter().zip(lists) {
+                list.entries = inserted(std::mem::take(&mut list.entries), kind, merging);
+            }
+        }
+        tree.lists()
     }
 }
 
 impl List {
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.sums.clear();
+        (self.order, self.stale) = (Order::ByTurn, true);
+    }
+
+    /// By what the list is sorted, as far as that follows from the keys.
+    fn place(&self, size: Size, turn: u64) -> impl Ord + use<> {
+        let rest = if self.order == Order::ByRest { size.len & size.mask } else { 0 };
+        (Reverse(size.mask), Reverse(rest), Reverse(turn))
+    }
+
+    fn sort(&mut self) {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.sort_unstable_by_key(|entry| self.place(entry.size, entry.turn));
+        self.entries = entries;
+    }
+
+    /// Puts an entry in the place of the one that its node had with another size.
+    fn replace(&mut self, before: Size, entry: Entry) {
+        self.stale = true;
+        let (old, new) = (self.place(before, entry.turn), self.place(entry.size, entry.turn));
+        let find = |list: &List, place: &_| match list.order {
+            Order::ByInsertion => list.entries.iter().position(|other| other.node == entry.node),
+            _ => list.entries.binary_search_by(|other| list.place(other.size, other.turn).cmp(place)).ok(),
+        };
+        let mut at = find(self, &old).filter(|_| before.len != 0);
+        if let Some(place) = at {
+            self.sums.truncate(place);
+            if entry.size.len != 0 && old == new {
+                self.entries[place] = entry;
+                return;
+            }
+            self.entries.remove(place);
+        }
+        if entry.size.len != 0 {
+            let place = self.entries.partition_point(|other| self.place(other.size, other.turn) < new);
+            self.entries.insert(place, entry);
+            self.sums.truncate(place);
+            at = Some(place);
+        }
+        debug_assert!(at.is_some());
+    }
+
     /// Brings the entries into the driver's order, and says how large a window they need.
-    fn lay_out(&mut self, window: Kind, merges: &[(Kind, Kind)]) -> Size {
-        let ambiguous = self.entries.chunk_by(|a, b| a.size.mask == b.size.mask).any(|equals| {
-            let mut rests = equals.iter().map(Entry::rest).filter(|rest| *rest != 0);
-            rests.next().is_some_and(|first| rests.any(|rest| rest != first))
-        });
-        if ambiguous || self.by_insertion {
-            self.entries = inserted(std::mem::take(&mut self.entries), window, merges);
-            self.by_insertion = ambiguous;
+    fn lay_out(&mut self, window: Kind, merging: &Merging) -> Size {
+        let mut sums = self.sum_up(window);
+        let order = match self.order {
+            order @ Order::ByTurn if sums.by_turn => order,
+            order @ Order::ByRest if sums.by_rest => order,
+            _ if sums.by_turn => Order::ByTurn,
+            _ if sums.by_rest => Order::ByRest,
+            _ => Order::ByInsertion,
+        };
+        if order != self.order || order == Order::ByInsertion {
+            self.order = order;
+            self.sums.clear();
+            if order == Order::ByInsertion {
+                self.entries = inserted(std::mem::take(&mut self.entries), window, merging);
+            } else {
+                self.sort();
+            }
+            sums = self.sum_up(window);
         }
-        let mut mask = if window == Kind::Io { BRIDGE_IO_MASK } else { BRIDGE_MEM_MASK };
-        let mut largest = None;
-        let (used, padded) = walk(&self.entries, window, |entry, _| largest = larger(largest, entry));
-        let used = align_up(used, mask + 1).unwrap_or(u64::MAX);
-        let padded = if window == Kind::Io { padded } else { align_up(padded, mask + 1).unwrap_or(u64::MAX) };
-        if let Some(first) = self.entries.last() {
-            mask = mask.max(first.size.mask);
+        let granularity = if window == Kind::Io { BRIDGE_IO_MASK } else { BRIDGE_MEM_MASK };
+        let round_up = |len: u64| align_up(len, granularity + 1).unwrap_or(u64::MAX);
+        let padded = if window == Kind::Io { sums.padded } else { round_up(sums.padded) };
+        let mask = self.entries.first().map_or(granularity, |first| granularity.max(first.size.mask));
+        Size { len: round_up(sums.used).max(padded), mask, largest: sums.largest }
+    }
+
+    /// Adds up what has changed; gives what all entries come to.
+    fn sum_up(&mut self, window: Kind) -> Sums {
+        let mut sums = self.sums.last().copied().unwrap_or(Sums::NOTHING);
+        for entry in &self.entries[self.sums.len()..] {
+            sums.add(entry, window);
+            self.sums.push(sums);
         }
-        Size { len: used.max(padded), mask, largest }
+        sums
     }
 }
 
-/// Visits the entries front to back, each with its distance from the start of the window. Returns where the last one
-/// ends, and where padding does.
-fn walk(entries: &[Entry], window: Kind, mut visit: impl FnMut(&Entry, u64)) -> (u64, u64) {
-    let (mut used, mut padded) = (0u64, 0u64);
-    for entry in entries.iter().rev() {
-        let Size { len, mask, .. } = entry.size;
+impl Sums {
+    const NOTHING: Sums = Sums {
+        used: 0,
+        padded: 0,
+        largest: Largest::NONE,
+        mask: 0,
+        whole: false,
+        rest: 0,
+        by_turn: true,
+        by_rest: true,
+    };
+
+    fn add(&mut self, entry: &Entry, window: Kind) {
+        let Size { len, mask, largest } = entry.size;
         if entry.padding && window == Kind::Io {
-            padded = len;
-            visit(entry, 0);
-            continue;
+            self.padded = len;
+        } else {
+            let end = if entry.padding { &mut self.padded } else { &mut self.used };
+            *end = align_up(*end, mask + 1).unwrap_or(u64::MAX).saturating_add(len);
         }
-        let end = if entry.padding { &mut padded } else { &mut used };
-        let offset = align_up(*end, mask + 1).unwrap_or(u64::MAX);
-        *end = offset.saturating_add(len);
-        visit(entry, offset);
-    }
-    (used, padded)
-}
-
-/// The larger of two that may be given up; the later of equals.
-fn larger(before: Option<(u64, usize)>, entry: &Entry) -> Option<(u64, usize)> {
-    let now = entry.size.largest;
-    match (before, now) {
-        (Some((most, _)), Some((len, _))) if len < most => before,
-        _ => now.or(before),
+        self.largest = self.largest.or(largest);
+        if self.mask != mask {
+            (self.mask, self.whole, self.rest) = (mask, false, 0);
+        }
+        match entry.rest() {
+            0 => self.whole = true,
+            rest if self.rest == 0 => self.rest = rest,
+            rest => self.by_turn &= rest == self.rest,
+        }
+        self.by_rest &= !self.whole || self.rest == 0;
     }
 }
 
 /// The entries of one list in the order that the driver's own insertions give them.
-fn inserted(mut entries: Vec<Entry>, list: Kind, merges: &[(Kind, Kind)]) -> Vec<Entry> {
-    let routes = routes(merges);
+fn inserted(mut entries: Vec<Entry>, list: Kind, merging: &Merging) -> Vec<Entry> {
     // Each type on its own first, in the order of the functions.
     entries.sort_unstable_by_key(|entry| {
-        if routes[entry.kind as usize].reversed { u64::MAX - entry.key } else { entry.key }
+        if merging.routes[entry.kind as usize].reversed { u64::MAX - entry.turn } else { entry.turn }
     });
     let mut lists: PerKind<Vec<Entry>> = Default::default();
     for entry in entries {
         insert(&mut lists[entry.kind as usize], entry);
     }
-    for (to, from) in merges {
-        for entry in std::mem::take(&mut lists[*from as usize]).into_iter().rev() {
+    for (to, from) in merging.merges {
+        for entry in std::mem::take(&mut lists[*from as usize]) {
             insert(&mut lists[*to as usize], entry);
         }
     }
     std::mem::take(&mut lists[list as usize])
 }
 
-/// Inserts by falling alignment; lists are kept back to front. Among equals a node goes first when its length is a
-/// multiple of its alignment, otherwise behind those that stick out farther.
+/// Inserts by falling alignment. Among equals a node goes first when its length is a multiple of its alignment,
+/// otherwise behind those that stick out farther.
 fn insert(list: &mut Vec<Entry>, entry: Entry) {
     let (mask, rest) = (entry.size.mask, entry.rest());
     let farther = |other: &Entry| other.size.mask == mask && other.rest() > rest;
-    let mut place = list.partition_point(|other| other.size.mask <= mask);
-    while rest != 0 && place > 0 && farther(&list[place - 1]) {
-        place -= 1;
+    let mut place = list.partition_point(|other| other.size.mask > mask);
+    while rest != 0 && list.get(place).is_some_and(farther) {
+        place += 1;
     }
     list.insert(place, entry);
 }
 
+impl Merging {
+    const fn new(merges: &'static [(Kind, Kind)], pref64: bool) -> Merging {
+        Merging { merges, routes: routes(merges), pref64 }
+    }
+}
+
 /// Where each type ends up when lists are merged like that. A merge takes the nodes of one list first to last, and
 /// puts each before its equals.
-fn routes(merges: &[(Kind, Kind)]) -> PerKind<Route> {
-    let mut routes = Kind::ALL.map(|to| Route { to, rank: 0, reversed: false });
-    for &(to, from) in merges {
-        let last = |routes: &PerKind<Route>, of: Kind| {
-            routes.iter().filter(|route| route.to == of).map(|route| route.rank).max()
-        };
-        let (behind, turned) = (last(&routes, to).unwrap_or(0), last(&routes, from).unwrap_or(0));
-        for route in routes.iter_mut().filter(|route| route.to == from) {
-            *route = Route { to, rank: behind + 1 + turned - route.rank, reversed: !route.reversed };
+const fn routes(merges: &[(Kind, Kind)]) -> PerKind<Route> {
+    let mut routes = [Route { to: Kind::Io, rank: 0, reversed: false }; 5];
+    let mut kind = 0;
+    while kind < 5 {
+        routes[kind].to = Kind::ALL[kind];
+        kind += 1;
+    }
+    let mut merge = 0;
+    while merge < merges.len() {
+        let (to, from) = merges[merge];
+        let (behind, turned) = (last_rank(&routes, to), last_rank(&routes, from));
+        let mut kind = 0;
+        while kind < 5 {
+            let Route { to: now, rank, reversed } = routes[kind];
+            if now as usize == from as usize {
+                routes[kind] = Route { to, rank: behind + 1 + turned - rank, reversed: !reversed };
+            }
+            kind += 1;
         }
+        merge += 1;
     }
     routes
+}
+
+/// The rank of the type that is inserted last into a list.
+const fn last_rank(routes: &PerKind<Route>, list: Kind) -> u64 {
+    let (mut last, mut kind) = (0, 0);
+    while kind < 5 {
+        if routes[kind].to as usize == list as usize && routes[kind].rank > last {
+            last = routes[kind].rank;
+        }
+        kind += 1;
+    }
+    last
 }
 
 fn rom_sizes(function: &Function) -> impl Iterator<Item = u64> {
@@ -656,9 +813,9 @@ fn rom_sizes(function: &Function) -> impl Iterator<Item = u64> {
 }
 
 /// Space for copying expansion ROMs: that of the largest.
-fn rom_size(roms: &BTreeMap<u64, usize>) -> Size {
-    let len = roms.last_key_value().map_or(0, |(size, _)| *size);
-    Size { len, mask: len.saturating_sub(1), largest: None }
+fn rom_size(roms: &[u64]) -> Size {
+    let len = roms.last().copied().unwrap_or(0);
+    Size { len, mask: len.saturating_sub(1), largest: Largest::NONE }
 }
 
 /// How much there will be.

@@ -29,7 +29,7 @@ pub(super) fn guest(month: &str, ram: u64, phys_bits: u64) -> Guest {
         },
         firmware: Firmware::Ovmf(OvmfRules::era(month).expect("a month")),
         mmio64_mb: None,
-        bus: built_in(Chipset::Q35, || FunctionId(ids.next().expect("an id"))),
+        bus: built_in(Chipset::Q35, || FunctionId(ids.next().expect("an id"))).into(),
     }
 }
 

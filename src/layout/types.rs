@@ -1,5 +1,9 @@
 //! What the layout is computed from, and what comes out. Numbers only: nothing here knows XML or sysfs.
 
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
 use super::SeaBiosRules;
 use crate::units::{Addr, Bar, Bytes, PhysBits, Span};
 
@@ -26,7 +30,43 @@ pub struct Guest {
     pub mmio64_mb: Option<String>,
     /// Everything on the root bus, in order of device and function number, built-in devices included.
     /// Expander buses (pxb) are bridges here too.
-    pub bus: Vec<Function>,
+    pub bus: Functions,
+}
+
+/// Functions in a row, shared by all copies of a [`Guest`] until one of them changes its own.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Functions(Arc<Vec<Function>>);
+
+impl Deref for Functions {
+    type Target = Vec<Function>;
+
+    fn deref(&self) -> &Vec<Function> {
+        &self.0
+    }
+}
+
+impl DerefMut for Functions {
+    fn deref_mut(&mut self) -> &mut Vec<Function> {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl From<Vec<Function>> for Functions {
+    fn from(functions: Vec<Function>) -> Functions {
+        Functions(Arc::new(functions))
+    }
+}
+
+impl FromIterator<Function> for Functions {
+    fn from_iter<I: IntoIterator<Item = Function>>(functions: I) -> Functions {
+        Vec::from_iter(functions).into()
+    }
+}
+
+impl fmt::Debug for Functions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// Hot-plug memory: what `-m slots=,maxmem=` reserves.

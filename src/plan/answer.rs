@@ -1,7 +1,7 @@
 //! The whole answer for one domain: how it fares as it stands, what to change, and how it fares then.
 
 use super::change::{Change, CpuGlobal, MaxPhysAddrValue};
-use super::decide::{self, Bound, Bounds, Candidate, Trial};
+use super::decide::{self, Bound, Bounds, Candidate, Rig, Trial};
 use super::explain;
 use super::judge::{Placement, placement};
 use super::policy::{Bits, FwCfg, Policy, Settings};
@@ -133,7 +133,8 @@ pub fn answer(request: &Request<'_>) -> Answer {
     };
     let limit = reach_limit(host);
     let present = Candidate { phys_bits: guest.cpu.phys_bits, require_gib_pages: false, mmio64_mib: None };
-    let now = decide::try_out(&assembled, &guest, present, limit);
+    let mut rig = Rig::new(&assembled, &guest, limit);
+    let now = rig.try_out(present);
     if findings.iter().any(|finding| finding.code == Code::AddressInvalid) && assembled.unknown.is_empty() {
         // libvirt refuses it whatever its width.
         let mut layout = now.layout;
@@ -148,47 +149,53 @@ pub fn answer(request: &Request<'_>) -> Answer {
     {
         findings.push(Finding::error(Code::NetworkMayBeVf, difference.clone()));
         assembled.unknown.push(difference);
+        let answer = unanswered(Verdict::Unknown, assembled, settings, findings);
+        return Answer { present: Some(now.layout), ..answer };
     }
-    let verdict = if !assembled.unknown.is_empty() {
-        Verdict::Unknown
-    } else if refused {
-        Verdict::WillNotStart
-    } else {
-        verdict_of(&now)
-    };
-    if verdict == Verdict::Unknown {
-        let mut answer = unanswered(Verdict::Unknown, assembled, settings, findings);
-        answer.present = Some(now.layout);
-        return answer;
+    if !assembled.unknown.is_empty() {
+        let answer = unanswered(Verdict::Unknown, assembled, settings, findings);
+        return Answer { present: Some(now.layout), ..answer };
     }
+    let verdict = if refused { Verdict::WillNotStart } else { verdict_of(&now) };
 
     let bounds = bounds(host, &assembled, present.phys_bits, &mut findings);
     let headroom = with_headroom(&assembled, &guest, settings.headroom_gpus, &mut findings);
-    let (roomy, roomy_guest) = headroom.as_ref().map_or((&assembled, &guest), |(a, g)| (a, g));
+    let mut roomy = headroom.as_ref().map(|(assembled, guest)| {
+        let mut rig = Rig::new(assembled, guest, limit);
+        let now = rig.try_out(present);
+        (rig, now)
+    });
     let content = !refused
         && settings.bits == Bits::Smallest
         && settings.fw_cfg != FwCfg::Always
         && now.fits
-        && (headroom.is_none() || decide::try_out(roomy, roomy_guest, present, limit).fits);
-    let decision = (!content).then(|| decide::decide(roomy, roomy_guest, bounds, settings, present, limit));
-    let chosen = decision.as_ref().map_or(present, |decision| decision.best.candidate);
-    let then = decide::try_out(&assembled, &guest, chosen, limit);
+        && roomy.as_ref().is_none_or(|(_, now)| now.fits);
+    let decision = (!content).then(|| match &mut roomy {
+        Some((rig, now)) => decide::decide(rig, bounds, settings, now),
+        None => decide::decide(&mut rig, bounds, settings, &now),
+    });
+    let then = match &decision {
+        Some(decision) if headroom.is_some() => rig.try_out(decision.best.candidate),
+        Some(decision) => decision.best.clone(),
+        None => now.clone(),
+    };
     let better = refused || then.fits || rank(&then) > rank(&now);
-    let (chosen, then) = if better { (chosen, then) } else { (present, now.clone()) };
+    let then = if better { then } else { now.clone() };
+    let chosen = then.candidate;
     let changes = changes(&assembled, &guest, chosen, bounds, refused);
     let mut plan = Plan {
         phys_bits: Some(chosen.phys_bits),
         mmio64_mib: chosen.mmio64_mib,
         verdict: verdict_of(&then),
-        layout: Some(then.layout.clone()),
-        guest: Some(decide::with(&guest, &chosen)),
+        layout: None,
+        guest: Some(chosen.of(&guest)),
         changes,
     };
-    if refused && !plan.changes.iter().any(Change::sets_width) {
+    let lost = refused && !plan.changes.iter().any(Change::sets_width);
+    if lost {
         // What is refused cannot be put right: no other change is of use.
         plan.changes.clear();
         plan.verdict = Verdict::WillNotStart;
-        plan.layout.iter_mut().for_each(|layout| layout.outcome = Outcome::Refused);
     }
     explain::explain(
         &explain::Case {
@@ -207,11 +214,15 @@ pub fn answer(request: &Request<'_>) -> Answer {
         &mut findings,
     );
     findings.sort_by_key(|finding| finding.level);
-    let mut present = now.layout;
+    let (mut present, mut planned) = (now.layout, then.layout);
+    // What the firmware would have done is of no use to anybody.
     if refused {
-        // What the firmware would have done is of no use to anybody.
         present.outcome = Outcome::Refused;
     }
+    if lost {
+        planned.outcome = Outcome::Refused;
+    }
+    plan.layout = Some(planned);
     Answer { verdict, assembled, present: Some(present), limit, settings, plan, findings }
 }
 
@@ -226,7 +237,7 @@ fn as_vf(
 ) -> Option<String> {
     let options = guest::Options { networks_as_vf: true, ..*options };
     let other = guest::assemble(request.domain, request.host, &options);
-    let trial = decide::try_out(&other, other.guest.as_ref()?, present, limit);
+    let trial = Rig::new(&other, other.guest.as_ref()?, limit).try_out(present);
     let differs = verdict_of(&trial) != verdict_of(now) || trial.gpus_placed != now.gpus_placed;
     differs.then(|| {
         "it depends on whether the network of an interface hands out a virtual function at start: \

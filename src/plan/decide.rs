@@ -7,11 +7,13 @@
 //! everything wins. If none does, the best one (most GPUs, then most devices, then the least change) is planned and
 //! the bound that bites is named.
 
+use std::borrow::Cow;
+
 use super::Bits;
-use super::judge::judge;
+use super::judge::{Devices, judge};
 use super::policy::{FwCfg, Settings};
 use crate::guest::{Assembled, WidthControl};
-use crate::layout::{self, Firmware, Guest, Layout, Outcome};
+use crate::layout::{Firmware, Guest, GuestCpu, Layout, Outcome, Predictor};
 use crate::units::{GIB, PhysBits};
 
 /// What may be changed about a guest.
@@ -75,40 +77,58 @@ pub(super) struct Decision {
     pub tried: Vec<(PhysBits, usize)>,
 }
 
-/// The guest as a candidate would make it.
-pub(super) fn with(guest: &Guest, candidate: &Candidate) -> Guest {
-    let mut guest = guest.clone();
-    guest.cpu.phys_bits = candidate.phys_bits;
-    guest.cpu.gib_pages |= candidate.require_gib_pages;
-    if let Some(mib) = candidate.mmio64_mib {
-        guest.mmio64_mb = Some(mib.to_string());
+impl Candidate {
+    /// The guest's CPU as the candidate would make it.
+    fn cpu(&self, guest: &Guest) -> GuestCpu {
+        let gib_pages = guest.cpu.gib_pages || self.require_gib_pages;
+        GuestCpu { phys_bits: self.phys_bits, gib_pages, ..guest.cpu }
     }
-    guest
-}
 
-/// Lays a candidate out and counts. `limit` is the first address that host and IOMMU cannot reach.
-pub(super) fn try_out(assembled: &Assembled, guest: &Guest, candidate: Candidate, limit: u64) -> Trial {
-    let layout = layout::lay_out(&with(guest, &candidate));
-    let judged = judge(assembled, &layout, limit);
-    Trial {
-        candidate,
-        gpus_placed: judged.gpus_placed,
-        devices_placed: judged.devices_placed,
-        fits: judged.everything,
-        layout,
+    /// The guest's `X-PciMmio64Mb` as the candidate would make it.
+    fn mmio64_mb(&self, guest: &Guest) -> Option<String> {
+        self.mmio64_mib.map(|mib| mib.to_string()).or_else(|| guest.mmio64_mb.clone())
+    }
+
+    /// The guest as the candidate would make it.
+    pub(super) fn of(&self, guest: &Guest) -> Guest {
+        Guest { cpu: self.cpu(guest), mmio64_mb: self.mmio64_mb(guest), ..guest.clone() }
     }
 }
 
-/// Searches. `guest` is the one to make room for (headroom included).
-pub(super) fn decide(
-    assembled: &Assembled,
-    guest: &Guest,
-    bounds: Bounds,
-    settings: Settings,
-    present: Candidate,
+/// A guest on which candidates are tried out.
+pub(super) struct Rig<'a> {
+    assembled: &'a Assembled,
+    guest: &'a Guest,
+    /// First address that host and IOMMU cannot reach.
     limit: u64,
-) -> Decision {
-    let mut search = Search { assembled, guest, limit, best: None };
+    devices: Devices,
+    predictor: Predictor<'a>,
+}
+
+impl<'a> Rig<'a> {
+    pub(super) fn new(assembled: &'a Assembled, guest: &'a Guest, limit: u64) -> Rig<'a> {
+        let (devices, predictor) = (Devices::new(assembled), Predictor::new(guest));
+        Rig { assembled, guest, limit, devices, predictor }
+    }
+
+    /// Lays a candidate out and counts.
+    pub(super) fn try_out(&mut self, candidate: Candidate) -> Trial {
+        let layout = self.predictor.lay_out(candidate.cpu(self.guest), candidate.mmio64_mb(self.guest));
+        let judged = judge(&self.devices, &layout, self.limit);
+        Trial {
+            candidate,
+            gpus_placed: judged.gpus_placed,
+            devices_placed: judged.devices_placed,
+            fits: judged.everything,
+            layout,
+        }
+    }
+}
+
+/// Searches. `rig` holds the guest to make room for (headroom included), `now` is how it fares as it stands.
+pub(super) fn decide(rig: &mut Rig<'_>, bounds: Bounds, settings: Settings, now: &Trial) -> Decision {
+    let (assembled, guest, present) = (rig.assembled, rig.guest, now.candidate);
+    let mut search = Search { rig, now, best: None };
     let mut tried = Vec::new();
     let widths = widths(bounds, settings, present, assembled.cpu.control);
     let ovmf = matches!(guest.firmware, Firmware::Ovmf(_));
@@ -120,13 +140,15 @@ pub(super) fn decide(
     if !(windows_allowed && settings.fw_cfg == FwCfg::Always) {
         for &require_gib_pages in &page_options {
             for &phys_bits in &widths {
-                let trial = search.try_one(Candidate { phys_bits, require_gib_pages, mmio64_mib: None });
+                let candidate = Candidate { phys_bits, require_gib_pages, mmio64_mib: None };
+                let trial = search.try_one(candidate);
                 if tried.last().is_none_or(|(bits, _)| *bits < phys_bits) {
                     tried.push((phys_bits, trial.gpus_placed));
                 }
                 if trial.fits {
-                    return Decision { best: trial, tried };
+                    return Decision { best: trial.into_owned(), tried };
                 }
+                search.remember(trial);
             }
         }
     }
@@ -138,13 +160,14 @@ pub(super) fn decide(
                     let candidate = Candidate { phys_bits, require_gib_pages, mmio64_mib: Some(mib) };
                     let trial = search.try_one(candidate);
                     if trial.fits {
-                        return Decision { best: trial, tried };
+                        return Decision { best: trial.into_owned(), tried };
                     }
+                    search.remember(trial);
                 }
             }
         }
     }
-    let best = search.best.unwrap_or_else(|| try_out(assembled, guest, present, limit));
+    let best = search.best.unwrap_or(Cow::Borrowed(now)).into_owned();
     Decision { best, tried }
 }
 
@@ -181,22 +204,28 @@ fn window_sizes(needed: u64, width: PhysBits) -> impl Iterator<Item = u32> {
         .filter_map(|mib| u32::try_from(mib).ok())
 }
 
-struct Search<'a> {
-    assembled: &'a Assembled,
-    guest: &'a Guest,
-    limit: u64,
-    best: Option<Trial>,
+struct Search<'a, 'g> {
+    rig: &'a mut Rig<'g>,
+    /// The guest as it stands.
+    now: &'a Trial,
+    best: Option<Cow<'a, Trial>>,
 }
 
-impl Search<'_> {
-    /// Tries a candidate and remembers it if it is better than all before.
-    fn try_one(&mut self, candidate: Candidate) -> Trial {
-        let trial = try_out(self.assembled, self.guest, candidate, self.limit);
+impl<'a> Search<'a, '_> {
+    /// Tries a candidate, unless that is what stands.
+    fn try_one(&mut self, candidate: Candidate) -> Cow<'a, Trial> {
+        if candidate == self.now.candidate {
+            return Cow::Borrowed(self.now);
+        }
+        Cow::Owned(self.rig.try_out(candidate))
+    }
+
+    /// Keeps a trial if it is better than all before.
+    fn remember(&mut self, trial: Cow<'a, Trial>) {
         let score = |t: &Trial| (t.fits, t.layout.outcome == Outcome::Boots, t.gpus_placed, t.devices_placed);
         if self.best.as_ref().is_none_or(|best| score(&trial) > score(best)) {
-            self.best = Some(trial.clone());
+            self.best = Some(trial);
         }
-        trial
     }
 
     /// Bytes that the 64-bit BARs need, as far as the trials showed.

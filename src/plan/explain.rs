@@ -2,12 +2,12 @@
 
 use super::answer::{Plan, is_ovmf};
 use super::decide::{Bound, Bounds, Decision, Trial};
-use super::judge::{Placement, placement};
+use super::judge::{ByFunction, Placement, of_bars};
 use super::policy::{FwCfg, Settings};
 use crate::domain::Domain;
 use crate::finding::{Code, Finding};
 use crate::guest::Assembled;
-use crate::layout::{FunctionId, Guest, Layout, Outcome, WidthRule};
+use crate::layout::{Guest, Layout, Outcome, PlacedBar, WidthRule};
 use crate::units::{Addr, Bytes, GIB, PhysBits, approximate};
 
 /// Everything a decision rested on.
@@ -66,36 +66,41 @@ fn as_found(case: &Case<'_>, findings: &mut Vec<Finding>) {
 
 /// One finding for all devices that fare alike.
 fn unplaced(case: &Case<'_>, layout: &Layout, findings: &mut Vec<Finding>) {
-    let mut groups: Vec<(Code, &str, Unusable, Vec<String>)> = Vec::new();
+    let functions = ByFunction::new(layout);
+    let mut groups: Vec<(Code, Unusable, &str, Vec<String>)> = Vec::new();
     for device in &case.assembled.devices {
-        let code = match placement(layout, device.id, case.limit) {
+        let bars = functions.bars(device.id);
+        let code = match of_bars(bars, case.limit) {
             Placement::Placed => continue,
             Placement::Partly if device.gpu => Code::GpuPartlyPlaced,
             Placement::Unplaced if device.gpu => Code::GpuUnplaced,
             _ => Code::DeviceUnplaced,
         };
-        let why = why_unplaced(case, layout, device.id);
-        match groups.iter_mut().find(|(c, n, w, _)| (*c, *n, w) == (code, &device.name, &why)) {
+        let why = why_unplaced(case, layout, bars);
+        match groups.iter_mut().find(|(c, w, n, _)| (*c, *w, *n) == (code, why, &device.name)) {
             Some((.., places)) => places.push(device.place()),
-            None => groups.push((code, &device.name, why, vec![device.place()])),
+            None => groups.push((code, why, &device.name, vec![device.place()])),
         }
     }
-    for (code, name, Unusable { bar, cause }, places) in groups {
+    for (code, why, name, places) in groups {
+        let (bar, cause) = why.texts(case, layout);
         findings.push(Finding::error(code, format!("{} ({name}): {bar}{cause}", places.join(", "))));
     }
     // Of emulated devices it is enough to say which, for one is like the other.
     let mut groups: Vec<(Unusable, Vec<&str>)> = Vec::new();
     for (id, driver) in &case.assembled.emulated {
-        if placement(layout, *id, case.limit) == Placement::Placed {
+        let bars = functions.bars(*id);
+        if of_bars(bars, case.limit) == Placement::Placed {
             continue;
         }
-        let why = why_unplaced(case, layout, *id);
+        let why = why_unplaced(case, layout, bars);
         match groups.iter_mut().find(|(first, _)| first.cause == why.cause) {
             Some((_, drivers)) => drivers.push(driver),
             None => groups.push((why, vec![driver])),
         }
     }
-    for (Unusable { bar, cause }, drivers) in groups {
+    for (why, drivers) in groups {
+        let (bar, cause) = why.texts(case, layout);
         let first = if drivers.len() > 1 { ", of the first for instance," } else { "" };
         let bar = bar.replacen(" lies", &format!("{first} lies"), 1);
         let text = format!("emulated {}: {bar}{cause}", drivers.join(", "));
@@ -104,58 +109,91 @@ fn unplaced(case: &Case<'_>, layout: &Layout, findings: &mut Vec<Finding>) {
 }
 
 /// A BAR that cannot be used.
-#[derive(PartialEq, Eq)]
+#[derive(Copy, Clone, PartialEq, Eq)]
 struct Unusable {
-    /// Which, and where it lies.
-    bar: String,
+    /// Its index and size, and where it lies; `None` where no single BAR is at fault.
+    bar: Option<(u8, Bytes, Option<Addr>)>,
     /// What is wrong with that.
-    cause: String,
+    cause: Cause,
 }
 
-/// The largest BAR of a device that cannot be used, and why.
-fn why_unplaced(case: &Case<'_>, layout: &Layout, id: FunctionId) -> Unusable {
-    let bars = layout.bars.iter().filter(|bar| bar.function == id && bar.bar.index <= 5);
-    let beyond = |address: Addr, size: Bytes, limit: u64| address.get().saturating_add(size.get()) > limit;
-    let unusable = bars.filter(|bar| match bar.address {
+/// Why a BAR cannot be used.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Cause {
+    /// Not known.
+    Unknown,
+    /// The firmware gave it no address.
+    NoAddress,
+    /// It lies beyond what the host's CPU and IOMMU reach.
+    BeyondHost,
+    /// It lies beyond the guest's width.
+    BeyondWidth,
+    /// It lies over RAM, or outside its port's window.
+    OutOfPlace,
+}
+
+fn ends_beyond(address: Addr, size: Bytes, limit: u64) -> bool {
+    address.get().saturating_add(size.get()) > limit
+}
+
+/// The largest BAR of a device with these that cannot be used, and why.
+fn why_unplaced(case: &Case<'_>, layout: &Layout, bars: &[PlacedBar]) -> Unusable {
+    let unusable = bars.iter().filter(|bar| bar.bar.index <= 5).filter(|bar| match bar.address {
         None => true,
-        Some(address) => !bar.reachable || beyond(address, bar.bar.size, case.limit),
+        Some(address) => !bar.reachable || ends_beyond(address, bar.bar.size, case.limit),
     });
-    let bad = unusable.max_by_key(|bar| bar.bar.size);
-    let Some(bad) = bad else { return Unusable { bar: "unplaced".to_owned(), cause: String::new() } };
-    let size = bad.bar.size;
-    let bar = format!("BAR {} ({size})", bad.bar.index);
-    let (bar, cause) = match bad.address {
-        None => {
-            let window = layout.window.map_or_else(
-                || "there is no 64-bit window".to_owned(),
-                |w| {
-                    format!(
-                        "the window {:#x}-{:#x} has {}, all devices need {}",
-                        w.span.first(),
-                        w.span.last(),
-                        approximate(w.span.size()),
-                        approximate(w.needed.get())
-                    )
-                },
-            );
-            (bar, format!(" gets no address from the firmware: {window}"))
-        }
-        Some(address) => {
-            let cause = if bad.reachable {
-                format!("beyond the {} that the host's CPU and IOMMU reach", approximate(case.limit))
-            } else if beyond(address, size, layout.width.cpuid.limit()) {
-                format!(
-                    "beyond the {} of {} phys-bits: the guest's kernel refuses it",
-                    approximate(layout.width.cpuid.limit()),
-                    layout.width.cpuid
-                )
-            } else {
-                "over RAM or outside the window of its port: the guest's kernel refuses it".to_owned()
-            };
-            (format!("{bar} lies at {address}"), format!(", {cause}"))
-        }
+    let Some(bad) = unusable.max_by_key(|bar| bar.bar.size) else {
+        return Unusable { bar: None, cause: Cause::Unknown };
     };
-    Unusable { bar, cause }
+    let size = bad.bar.size;
+    let cause = match bad.address {
+        None => Cause::NoAddress,
+        Some(_) if bad.reachable => Cause::BeyondHost,
+        Some(address) if ends_beyond(address, size, layout.width.cpuid.limit()) => Cause::BeyondWidth,
+        Some(_) => Cause::OutOfPlace,
+    };
+    Unusable { bar: Some((bad.bar.index, size, bad.address)), cause }
+}
+
+impl Unusable {
+    /// Which BAR and where it lies, and what is wrong with that.
+    fn texts(&self, case: &Case<'_>, layout: &Layout) -> (String, String) {
+        let bar = match self.bar {
+            None => "unplaced".to_owned(),
+            Some((index, size, None)) => format!("BAR {index} ({size})"),
+            Some((index, size, Some(address))) => format!("BAR {index} ({size}) lies at {address}"),
+        };
+        let cause = match self.cause {
+            Cause::Unknown => String::new(),
+            Cause::NoAddress => {
+                let window = layout.window.map_or_else(
+                    || "there is no 64-bit window".to_owned(),
+                    |w| {
+                        format!(
+                            "the window {:#x}-{:#x} has {}, all devices need {}",
+                            w.span.first(),
+                            w.span.last(),
+                            approximate(w.span.size()),
+                            approximate(w.needed.get())
+                        )
+                    },
+                );
+                format!(" gets no address from the firmware: {window}")
+            }
+            Cause::BeyondHost => {
+                format!(", beyond the {} that the host's CPU and IOMMU reach", approximate(case.limit))
+            }
+            Cause::BeyondWidth => format!(
+                ", beyond the {} of {} phys-bits: the guest's kernel refuses it",
+                approximate(layout.width.cpuid.limit()),
+                layout.width.cpuid
+            ),
+            Cause::OutOfPlace => {
+                ", over RAM or outside the window of its port: the guest's kernel refuses it".to_owned()
+            }
+        };
+        (bar, cause)
+    }
 }
 
 /// Settings of the domain that do not do what they say.

@@ -29,20 +29,52 @@ pub(super) struct Judged {
     pub everything: bool,
 }
 
+/// Which functions of a guest are devices, rather than bridges or built into the machine, and whether GPUs.
+pub(super) struct Devices(Vec<(FunctionId, bool)>);
+
+impl Devices {
+    pub(super) fn new(assembled: &Assembled) -> Devices {
+        let passed = assembled.devices.iter().map(|device| (device.id, device.gpu));
+        let mut devices: Vec<_> =
+            passed.chain(assembled.emulated.iter().map(|(id, _)| (*id, false))).collect();
+        devices.sort_unstable();
+        Devices(devices)
+    }
+
+    /// Whether a device is a GPU; `None` for what is no device.
+    fn is_gpu(&self, id: FunctionId) -> Option<bool> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| self.0[at].1)
+    }
+}
+
+/// The BARs of a layout by function.
+pub(super) struct ByFunction<'a>(Vec<&'a [PlacedBar]>);
+
+impl<'a> ByFunction<'a> {
+    pub(super) fn new(layout: &'a Layout) -> ByFunction<'a> {
+        let mut functions: Vec<_> = layout.bars.chunk_by(|a, b| a.function == b.function).collect();
+        functions.sort_unstable_by_key(|bars| bars[0].function);
+        ByFunction(functions)
+    }
+
+    /// The BARs of a function, expansion ROM excluded.
+    pub(super) fn bars(&self, id: FunctionId) -> &'a [PlacedBar] {
+        let found = self.0.binary_search_by_key(&id, |bars| bars[0].function);
+        found.map_or(&[], |at| self.0[at])
+    }
+}
+
 /// Counts what is placed. `limit` is the first address that host and IOMMU cannot reach.
-pub(super) fn judge(assembled: &Assembled, layout: &Layout, limit: u64) -> Judged {
+pub(super) fn judge(devices: &Devices, layout: &Layout, limit: u64) -> Judged {
     if layout.outcome != Outcome::Boots {
         return Judged { gpus_placed: 0, devices_placed: 0, everything: false };
     }
     let mut judged = Judged { gpus_placed: 0, devices_placed: 0, everything: true };
     for bars in layout.bars.chunk_by(|a, b| a.function == b.function) {
-        let id = bars[0].function;
-        if !assembled.is_device(id) {
-            continue;
-        }
+        let Some(is_gpu) = devices.is_gpu(bars[0].function) else { continue };
         let placement = of_bars(bars, limit);
         judged.devices_placed += usize::from(placement == Placement::Placed);
-        judged.gpus_placed += usize::from(placement != Placement::Unplaced && assembled.is_gpu(id));
+        judged.gpus_placed += usize::from(placement != Placement::Unplaced && is_gpu);
         judged.everything &= placement == Placement::Placed;
     }
     judged
@@ -57,7 +89,8 @@ pub(super) fn placement(layout: &Layout, id: FunctionId, limit: u64) -> Placemen
     functions.find(|bars| bars[0].function == id).map_or(Placement::Placed, |bars| of_bars(bars, limit))
 }
 
-fn of_bars(bars: &[PlacedBar], limit: u64) -> Placement {
+/// How a function with these BARs fares in a guest that boots.
+pub(super) fn of_bars(bars: &[PlacedBar], limit: u64) -> Placement {
     let usable = |placed: &PlacedBar| {
         let end = placed.address.and_then(|a| a.get().checked_add(placed.bar.size.get()));
         placed.reachable && end.is_some_and(|end| end <= limit)

@@ -145,7 +145,7 @@ impl Dice {
             cpu,
             firmware: firmware.clone(),
             mmio64_mb: self.percent(35).then(|| self.pick(&MMIO64).to_owned()),
-            bus: self.root_bus(chipset),
+            bus: self.root_bus(chipset).into(),
         }
     }
 

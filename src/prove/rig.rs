@@ -309,7 +309,7 @@ pub(super) fn bare(guest: &Guest) -> Guest {
         next += 1;
         FunctionId(next)
     };
-    let mut bare = Guest { bus: built_in(guest.machine.chipset, next_id), ..guest.clone() };
+    let mut bare = Guest { bus: built_in(guest.machine.chipset, next_id).into(), ..guest.clone() };
     if !matches!(lay_out(guest).width.because, WidthRule::NotTrusted | WidthRule::NotRead) {
         bare.ram = Bytes(2 * GIB);
         bare.hotplug = None;

@@ -217,7 +217,7 @@ pub fn stand_in(guest: &Guest) -> Result<StandIn> {
         notes: Vec::new(),
     };
     let mut stood_guest = guest.clone();
-    stood_guest.bus = maker.bus(&guest.bus, true)?;
+    stood_guest.bus = maker.bus(&guest.bus, true)?.into();
     Ok(StandIn { guest: stood_guest, devices: maker.devices, stood: maker.stood, notes: maker.notes })
 }
 

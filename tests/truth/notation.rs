@@ -43,7 +43,7 @@ pub(crate) fn guest(text: &str, firmware: &Firmware) -> Result<Guest> {
         },
         firmware: firmware.clone(),
         mmio64_mb: None,
-        bus: Vec::new(),
+        bus: Vec::new().into(),
     };
     let mut slots = 1;
     for word in settings.split_whitespace() {
@@ -73,7 +73,7 @@ pub(crate) fn guest(text: &str, firmware: &Firmware) -> Result<Guest> {
         guest.pci_hole64 = Bytes(if guest.machine.chipset == Chipset::Q35 { 32 * GIB } else { 2 * GIB });
     }
     let mut reader = Reader { rest: devices.trim(), next_id: 0 };
-    guest.bus = built_in(guest.machine.chipset, || reader.id());
+    guest.bus = built_in(guest.machine.chipset, || reader.id()).into();
     // After the built-in devices of an i440fx.
     let on_root = reader.bus(2)?;
     if !reader.rest.is_empty() {
