@@ -30,6 +30,7 @@ fn table(csv: &str) -> Result<String, Box<dyn Error>> {
     let mut out = String::from("static ENTRIES: &[Entry] = &[\n");
     let mut head_before = None;
     let mut seen = HashSet::new();
+    let mut ids = Vec::new();
     for (number, line) in lines.enumerate() {
         let at = |what: &str| format!("{CSV}:{}: {what}", number + 2);
         let fields: Vec<&str> = line.split(',').collect();
@@ -55,6 +56,7 @@ fn table(csv: &str) -> Result<String, Box<dyn Error>> {
                 "vf" => true,
                 _ => return Err(at("function is pf or vf").into()),
             };
+            ids.push((u32::from_str_radix(&format!("{vendor}{device}"), 16)?, ids.len()));
             writeln!(
                 out,
                 "Entry {{ slug: {slug:?}, vendor: {vendor:?}, device: {device:?}, class: {class:?}, \
@@ -83,6 +85,9 @@ fn table(csv: &str) -> Result<String, Box<dyn Error>> {
         )?;
     }
     out.push_str("]}];\n");
+    // Places in the table by vendor and device, for a search by halves.
+    ids.sort_unstable();
+    writeln!(out, "static BY_ID: &[(u32, usize)] = &{ids:?};")?;
     Ok(out)
 }
 

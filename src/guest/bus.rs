@@ -2,7 +2,7 @@
 //! BARs, on the buses where libvirt puts them.
 
 use super::Options;
-use super::devices::{HostDevice, LARGE_VF, Source, Sources};
+use super::devices::{HostDevice, LARGE_VF, Source, Sources, by_address};
 use super::emulated::{emulated, pci_id};
 use crate::domain::topology::{self, Node, PciTree, Port, What};
 use crate::domain::{ControllerModel, Device, DeviceKind, Domain, Element, HostForm};
@@ -47,7 +47,7 @@ pub(super) fn build<'a>(
         DeviceKind::Emulated { .. } => None,
     };
     let sources = Sources {
-        host,
+        host: by_address(host),
         host_is: options.host_is,
         assume: options.assume_gpu,
         also_gpu: options.also_gpu,

@@ -72,8 +72,8 @@ impl HostDevice {
 
 /// Where to look.
 pub(super) struct Sources<'a> {
-    /// What the host has.
-    pub host: &'a HostFacts,
+    /// What the host has, by address; the first of those of one address counts.
+    pub host: Vec<&'a PciFunction>,
     /// Where `host` itself comes from.
     pub host_is: Source,
     /// The device of `--assume-gpu`.
@@ -113,7 +113,19 @@ impl StandIn {
     }
 }
 
-impl Sources<'_> {
+/// The host's functions by address.
+pub(super) fn by_address(host: &HostFacts) -> Vec<&PciFunction> {
+    let mut functions: Vec<_> = host.pci.iter().collect();
+    functions.sort_by_key(|function| function.address);
+    functions
+}
+
+impl<'a> Sources<'a> {
+    fn function(&self, address: PciAddress) -> Option<&'a PciFunction> {
+        let first = self.host.partition_point(|function| function.address < address);
+        self.host.get(first).copied().filter(|function| function.address == address)
+    }
+
     /// What stands in for the device at `host`, if `--assume-gpu` asks for stand-ins.
     fn stand_in(&self, host: PciAddress, form: HostForm) -> Option<StandIn> {
         let entry = self.assume?;
@@ -137,7 +149,7 @@ impl Sources<'_> {
         form: HostForm,
         findings: &mut Vec<Finding>,
     ) -> HostDevice {
-        let function = self.host.pci.iter().find(|function| function.address == host);
+        let function = self.function(host);
         let entry = function.and_then(|f| catalogue::by_id(&f.vendor, &f.device));
         let known = function.and_then(|f| f.bars.clone()).map(|bars| (self.host_is, bars));
         let by_id = || entry.map(|entry| (Source::Catalogue, entry.bars()));
@@ -277,7 +289,7 @@ mod tests {
             ("0000:42:00.2", HostForm::Interface, false),
         ];
         let sources = Sources {
-            host: &HostFacts::default(),
+            host: Vec::new(),
             host_is: Source::HostFile,
             assume: catalogue::by_slug("h100-nvl"),
             also_gpu: &|_, _| false,

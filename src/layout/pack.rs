@@ -8,9 +8,9 @@
 //! devices.
 //!
 //! The driver builds its lists anew for each attempt. Here a [`Tree`] is read from a guest once; each of its boots
-//! ([`Tree::boot`]: another window, other padding) fills the same lists again, and a device given up changes those of
-//! its own bus and of the buses above, from its place on. Where the order follows from the keys alone (see [`Order`])
-//! nothing else is looked at; where it does not, the list goes through the driver's own insertions again.
+//! ([`Tree::boot`]: another window, other padding) changes in the lists what differs, and so does a device given up.
+//! What changes on a bus is added up anew, and then on the buses above. Where the order follows from the keys alone (see
+//! [`Order`]) nothing else is looked at; where it does not, the list goes through the driver's own insertions again.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -32,7 +32,7 @@ const ROM: u8 = 6;
 pub(super) type Padding = PerKind<u64>;
 
 /// What of the firmware's rules matters here.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) struct PackRules {
     /// There is a 64-bit window.
     pub(super) high: bool,
@@ -137,6 +137,8 @@ struct Entry {
     padding: bool,
     /// When it is inserted among entries of the same alignment.
     turn: u64,
+    /// What the entries of its alignment come to, from the first to this one.
+    sums: Sums,
 }
 
 impl Entry {
@@ -154,39 +156,38 @@ impl Entry {
 enum Order {
     /// Among equals the last inserted is first: no two of them have different rests.
     #[default]
-    ByTurn,
+    LastFirst,
     /// Among equals the one with the largest rest is first, then the last inserted: all have one, or none.
-    ByRest,
+    RestFirst,
     /// Neither holds, and the order is only to be had by inserting one after the other.
-    ByInsertion,
+    Inserted,
 }
 
 /// What lies in a window, front to back.
 #[derive(Clone, Debug, Default)]
 struct List {
     entries: Vec<Entry>,
-    /// What the entries come to up to each one; shorter where some have changed.
-    sums: Vec<Sums>,
     order: Order,
     /// Has changed since it was last laid out.
     stale: bool,
 }
 
-/// What the entries of a list come to, up to one of them.
+/// What entries of the same alignment come to. Where the first begins is aligned like all of them, so that these sums
+/// do not depend on it.
 #[derive(Copy, Clone, Debug)]
 struct Sums {
-    /// Where they end.
+    /// From the first to the end of the last.
     used: u64,
-    /// Where the padding among them ends.
+    /// The same of the padding among them.
     padded: u64,
     largest: Largest,
-    /// Alignment of the last, minus one, and what is known of those aligned like it: one has no rest, the first rest.
-    mask: u64,
+    /// One has no rest.
     whole: bool,
+    /// The rest of the first that has one.
     rest: u64,
     /// The entries can be ordered like that.
-    by_turn: bool,
-    by_rest: bool,
+    last_first: bool,
+    rest_first: bool,
 }
 
 /// Where the nodes of a type end up after all lists have been merged.
@@ -210,7 +211,8 @@ struct Merging {
     pref64: bool,
 }
 
-static ROOT_WITH_HIGH: Merging = Merging::new(&[(Kind::Mem32, Kind::PMem32), (Kind::Mem64, Kind::PMem64)], false);
+static ROOT_WITH_HIGH: Merging =
+    Merging::new(&[(Kind::Mem32, Kind::PMem32), (Kind::Mem64, Kind::PMem64)], false);
 static ROOT_WITHOUT_HIGH: Merging = Merging::new(
     &[(Kind::Mem32, Kind::Mem64), (Kind::PMem32, Kind::PMem64), (Kind::Mem32, Kind::PMem32)],
     false,
@@ -249,7 +251,8 @@ pub(super) struct Tree<'a> {
     buses: Vec<Bus<'a>>,
     /// Root buses: main bus first, then expander buses by number.
     roots: Vec<usize>,
-    rules: PackRules,
+    /// The rules by which the lists were filled; `None` before the first boot.
+    filled: Option<PackRules>,
     nodes: Vec<Node>,
 }
 
@@ -262,7 +265,7 @@ impl<'a> Tree<'a> {
             bars: Vec::with_capacity(count.bars),
             buses: Vec::with_capacity(count.bridges + 1),
             roots: Vec::with_capacity(1),
-            rules: PackRules { high: true, mem64_through_pref64: false },
+            filled: None,
             nodes: Vec::with_capacity(count.bars + (count.bridges + 1) * GROUP),
         };
         tree.add_root(bus, true);
@@ -344,23 +347,34 @@ impl<'a> Tree<'a> {
     /// Builds the resource trees of a boot: nothing has been given up, and `padding` says what a hot-plug bridge keeps
     /// free.
     pub(super) fn boot(&mut self, rules: PackRules, padding: impl Fn(&Bridge) -> Padding) {
-        self.rules = rules;
-        for dev in &mut self.devs {
+        let anew = self.filled.replace(rules) != Some(rules);
+        let resize = |tree: &mut Self, node: usize, size: Size| {
+            if anew {
+                tree.nodes[node].size = size;
+            } else {
+                tree.resize(node, size);
+            }
+        };
+        for at in 0..self.devs.len() {
+            let dev = &mut self.devs[at];
             if std::mem::take(&mut dev.rejected) && dev.behind.is_none() {
-                for node in &mut self.nodes[dev.bars.clone()] {
-                    if let What::Bar(number) = node.what {
-                        node.size.len = self.bars[number].bar.size.get();
+                for node in dev.bars.clone() {
+                    let Node { what, size, .. } = self.nodes[node];
+                    if let What::Bar(number) = what {
+                        let len = self.bars[number].bar.size.get();
+                        resize(self, node, Size { len, ..size });
                     }
                 }
             }
         }
-        for bus in &mut self.buses {
+        for at in 0..self.buses.len() {
+            let bus = &mut self.buses[at];
             let spare = bus.group + TO_PADDING;
             match bus.bridge {
                 Some((_, bridge)) if bridge.hotplug => {
-                    for (at, len) in (spare..).zip(padding(bridge)) {
-                        let largest = Largest { len, node: at };
-                        self.nodes[at].size = Size { len, mask: len.saturating_sub(1), largest };
+                    for (node, len) in (spare..).zip(padding(bridge)) {
+                        let largest = Largest { len, node };
+                        resize(self, node, Size { len, mask: len.saturating_sub(1), largest });
                     }
                 }
                 Some(_) => {}
@@ -369,20 +383,35 @@ impl<'a> Tree<'a> {
                     bus.roms.clear();
                     bus.roms.extend(functions.flat_map(rom_sizes));
                     bus.roms.sort_unstable();
-                    self.nodes[spare].size = rom_size(&bus.roms);
+                    let size = rom_size(&bus.roms);
+                    resize(self, spare, size);
                 }
             }
         }
-        self.build();
+        if anew {
+            self.fill(rules);
+        } else {
+            self.refill(rules);
+        }
     }
 
     /// Fills and lays out all lists.
-    fn build(&mut self) {
+    fn fill(&mut self, rules: PackRules) {
         // What is behind a bridge comes after it.
         for bus in (0..self.buses.len()).rev() {
-            self.collect(bus);
+            self.collect(bus, self.merging(bus, rules));
             for (window, size) in self.lay_out(bus) {
                 self.nodes[window].size = size;
+            }
+        }
+    }
+
+    /// Lays out the lists that have changed.
+    fn refill(&mut self, rules: PackRules) {
+        for bus in (0..self.buses.len()).rev() {
+            self.merge(bus, rules);
+            for (window, size) in self.lay_out(bus) {
+                self.resize(window, size);
             }
         }
     }
@@ -491,17 +520,19 @@ impl<'a> Tree<'a> {
 
     /// Places what lies in a window of the bus that begins at `base`.
     fn place(&self, bus: usize, window: Kind, base: u64, bars: &mut [PlacedBar]) {
-        let List { entries, sums, .. } = &self.buses[bus].lists[window as usize];
-        for (entry, sums) in entries.iter().zip(sums) {
-            if entry.padding {
-                continue;
-            }
-            let address = base.saturating_add(sums.used - entry.size.len);
-            let node = &self.nodes[entry.node];
-            match (node.what, node.dev.and_then(|dev| self.devs[dev].behind)) {
-                (What::Bar(number), _) => bars[number].address = Some(Addr(address)),
-                (What::Window, Some(behind)) => self.place(behind, node.kind, address, bars),
-                _ => {}
+        let mut end = 0;
+        for equals in self.buses[bus].lists[window as usize].equals() {
+            let Size { mask, .. } = equals[0].size;
+            let first = align_up(end, mask + 1).unwrap_or(u64::MAX);
+            for entry in equals.iter().filter(|entry| !entry.padding) {
+                end = first.saturating_add(entry.sums.used);
+                let address = base.saturating_add(end - entry.size.len);
+                let node = &self.nodes[entry.node];
+                match (node.what, node.dev.and_then(|dev| self.devs[dev].behind)) {
+                    (What::Bar(number), _) => bars[number].address = Some(Addr(address)),
+                    (What::Window, Some(behind)) => self.place(behind, node.kind, address, bars),
+                    _ => {}
+                }
             }
         }
     }
@@ -522,26 +553,48 @@ impl<'a> Tree<'a> {
         (group + TO_PADDING..group + GROUP).chain(devs.flatten())
     }
 
+    /// Nodes on a bus that ask for anything.
+    fn asking(&self, bus: usize) -> impl Iterator<Item = usize> {
+        self.on_bus(bus).filter(|node| self.nodes[*node].size.len != 0)
+    }
+
+    /// How the lists of a bus are to be merged.
+    fn merging(&self, bus: usize, rules: PackRules) -> &'static Merging {
+        let is_root = self.buses[bus].bridge.is_none();
+        let pref64 = !is_root && self.asking(bus).any(|node| rules.is_pref64(self.nodes[node].kind));
+        rules.merging(is_root, pref64)
+    }
+
     /// Fills the lists of a bus with everything on it that asks for anything.
-    fn collect(&mut self, bus: usize) {
+    fn collect(&mut self, bus: usize, merging: &'static Merging) {
         let mut lists = std::mem::take(&mut self.buses[bus].lists);
-        lists.iter_mut().for_each(List::clear);
-        let asks = |node: &usize| self.nodes[*node].size.len != 0;
-        let pref64 =
-            self.on_bus(bus).filter(asks).any(|node| self.rules.is_pref64(self.nodes[node].kind));
-        let merging = self.rules.merging(self.buses[bus].bridge.is_none(), pref64);
-        for node in self.on_bus(bus).filter(asks) {
+        for list in &mut lists {
+            list.entries.clear();
+            (list.order, list.stale) = (Order::LastFirst, true);
+        }
+        for node in self.asking(bus) {
             let route = merging.routes[self.nodes[node].kind as usize];
             lists[route.to as usize].entries.push(self.entry(node, self.turn(node, bus, route)));
         }
-        lists.iter_mut().for_each(List::sort);
+        for (kind, list) in Kind::ALL.into_iter().zip(&mut lists) {
+            list.sort();
+            list.add_up(0..list.entries.len(), kind);
+        }
         let bus = &mut self.buses[bus];
         (bus.lists, bus.merging) = (lists, merging);
     }
 
+    /// Fills the lists of a bus anew where they are to be merged in another way now.
+    fn merge(&mut self, bus: usize, rules: PackRules) {
+        let merging = self.merging(bus, rules);
+        if merging.pref64 != self.buses[bus].merging.pref64 {
+            self.collect(bus, merging);
+        }
+    }
+
     fn entry(&self, node: usize, turn: u64) -> Entry {
         let Node { what, kind, size, .. } = self.nodes[node];
-        Entry { node, size, kind, padding: what == What::Padding, turn }
+        Entry { node, size, kind, padding: what == What::Padding, turn, sums: Sums::NOTHING }
     }
 
     /// Nodes of a bus are numbered in the order of insertion, but for a bridge's padding, which comes last.
@@ -558,7 +611,7 @@ impl<'a> Tree<'a> {
         let Some(bus) = self.nodes[node].bus.filter(|_| before != size) else { return };
         let route = self.buses[bus].merging.routes[self.nodes[node].kind as usize];
         let entry = self.entry(node, self.turn(node, bus, route));
-        self.buses[bus].lists[route.to as usize].replace(before, entry);
+        self.buses[bus].lists[route.to as usize].replace(before, entry, route.to);
     }
 
     /// Lays out anew what has changed on a bus, and on those above.
@@ -566,8 +619,11 @@ impl<'a> Tree<'a> {
         loop {
             let Bus { bridge, lists, merging, .. } = &self.buses[bus];
             let bridge = *bridge;
-            if merging.pref64 && lists[Kind::PMem64 as usize].entries.is_empty() {
-                self.collect(bus);
+            // The last that went through it may have been given up.
+            if let (true, Some(rules)) =
+                (merging.pref64 && lists[Kind::PMem64 as usize].entries.is_empty(), self.filled)
+            {
+                self.merge(bus, rules);
             }
             for (window, size) in self.lay_out(bus) {
                 self.resize(window, size);
@@ -588,30 +644,37 @@ impl<'a> Tree<'a> {
     }
 }
 
+/// A node in a list, its size, and where used space and padding end, as the tests compare them.
+#[cfg(test)]
+pub(super) type Shown = (usize, u64, u64, u64, u64);
+
 /// What the tests compare.
 #[cfg(test)]
 impl Tree<'_> {
-    /// Of each list of each bus: nodes and sizes in their order.
-    pub(super) fn lists(&self) -> Vec<Vec<(usize, u64, u64)>> {
-        let entries = |list: &List| {
-            list.entries.iter().map(|entry| (entry.node, entry.size.len, entry.size.mask)).collect()
+    /// Of each list of each bus, what it holds in its order.
+    pub(super) fn lists(&self) -> Vec<Vec<Shown>> {
+        let shown = |entry: &Entry| {
+            let Entry { node, size, sums, .. } = *entry;
+            (node, size.len, size.mask, sums.used, sums.padded)
         };
-        self.buses.iter().flat_map(|bus| &bus.lists).map(entries).collect()
+        let lists = self.buses.iter().flat_map(|bus| &bus.lists);
+        lists.map(|list| list.entries.iter().map(shown).collect()).collect()
     }
 
-    /// The same with all lists built anew.
-    pub(super) fn anew(&self) -> Vec<Vec<(usize, u64, u64)>> {
+    /// The same with all lists filled anew.
+    pub(super) fn anew(&self) -> Vec<Vec<Shown>> {
         let mut tree = self.clone();
-        tree.build();
+        tree.fill(self.filled.expect("a boot"));
         tree.lists()
     }
 
     /// The same with each list in the order that the driver's own insertions give it.
-    pub(super) fn inserted(&self) -> Vec<Vec<(usize, u64, u64)>> {
+    pub(super) fn inserted(&self) -> Vec<Vec<Shown>> {
         let mut tree = self.clone();
         for Bus { lists, merging, .. } in &mut tree.buses {
             for (kind, list) in Kind::ALL.into_iter().zip(lists) {
                 list.entries = inserted(std::mem::take(&mut list.entries), kind, merging);
+                list.add_up(0..list.entries.len(), kind);
             }
         }
         tree.lists()
@@ -619,15 +682,9 @@ impl Tree<'_> {
 }
 
 impl List {
-    fn clear(&mut self) {
-        self.entries.clear();
-        self.sums.clear();
-        (self.order, self.stale) = (Order::ByTurn, true);
-    }
-
     /// By what the list is sorted, as far as that follows from the keys.
     fn place(&self, size: Size, turn: u64) -> impl Ord + use<> {
-        let rest = if self.order == Order::ByRest { size.len & size.mask } else { 0 };
+        let rest = if self.order == Order::RestFirst { size.len & size.mask } else { 0 };
         (Reverse(size.mask), Reverse(rest), Reverse(turn))
     }
 
@@ -638,66 +695,117 @@ impl List {
     }
 
     /// Puts an entry in the place of the one that its node had with another size.
-    fn replace(&mut self, before: Size, entry: Entry) {
+    fn replace(&mut self, before: Size, entry: Entry, window: Kind) {
         self.stale = true;
         let (old, new) = (self.place(before, entry.turn), self.place(entry.size, entry.turn));
-        let find = |list: &List, place: &_| match list.order {
-            Order::ByInsertion => list.entries.iter().position(|other| other.node == entry.node),
-            _ => list.entries.binary_search_by(|other| list.place(other.size, other.turn).cmp(place)).ok(),
+        let was = match self.order {
+            _ if before.len == 0 => None,
+            Order::Inserted => self.entries.iter().position(|other| other.node == entry.node),
+            _ => self.entries.binary_search_by(|other| self.place(other.size, other.turn).cmp(&old)).ok(),
         };
-        let mut at = find(self, &old).filter(|_| before.len != 0);
-        if let Some(place) = at {
-            self.sums.truncate(place);
-            if entry.size.len != 0 && old == new {
-                self.entries[place] = entry;
-                return;
+        if entry.size.len == 0 {
+            if let Some(was) = was {
+                self.entries.remove(was);
+                self.add_up_equals(was, before.mask, window);
             }
-            self.entries.remove(place);
+            return;
         }
-        if entry.size.len != 0 {
-            let place = self.entries.partition_point(|other| self.place(other.size, other.turn) < new);
-            self.entries.insert(place, entry);
-            self.sums.truncate(place);
-            at = Some(place);
+        let now = self.entries.partition_point(|other| self.place(other.size, other.turn) < new);
+        let Some(was) = was else {
+            self.entries.insert(now, entry);
+            return self.add_up_equals(now, entry.size.mask, window);
+        };
+        // Only what lies between the two places moves.
+        let now = if now > was {
+            self.entries[was..now].rotate_left(1);
+            now - 1
+        } else {
+            self.entries[now..=was].rotate_right(1);
+            now
+        };
+        self.entries[now] = entry;
+        self.add_up_equals(now, entry.size.mask, window);
+        if now != was || before.mask != entry.size.mask {
+            let gap = if was < now { was } else { was + 1 };
+            self.add_up_equals(gap, before.mask, window);
         }
-        debug_assert!(at.is_some());
+    }
+
+    /// Adds up the entries from `first` on that have this alignment.
+    fn add_up_equals(&mut self, first: usize, mask: u64, window: Kind) {
+        let count = self.entries[first..].iter().take_while(|entry| entry.size.mask == mask).count();
+        self.add_up(first..first + count, window);
+    }
+
+    fn add_up(&mut self, which: Range<usize>, window: Kind) {
+        let before = which.start.checked_sub(1).map(|at| &self.entries[at]);
+        let (mut mask, mut sums) = before.map_or((0, Sums::NOTHING), |entry| (entry.size.mask, entry.sums));
+        for entry in &mut self.entries[which] {
+            if entry.size.mask != mask {
+                (mask, sums) = (entry.size.mask, Sums::NOTHING);
+            }
+            sums.add(entry, window);
+            entry.sums = sums;
+        }
+    }
+
+    /// The entries by alignment.
+    fn equals(&self) -> impl Iterator<Item = &[Entry]> {
+        let mut rest = &self.entries[..];
+        std::iter::from_fn(move || {
+            let mask = rest.first()?.size.mask;
+            let (equals, others) = rest.split_at(rest.partition_point(|entry| entry.size.mask == mask));
+            rest = others;
+            Some(equals)
+        })
     }
 
     /// Brings the entries into the driver's order, and says how large a window they need.
     fn lay_out(&mut self, window: Kind, merging: &Merging) -> Size {
-        let mut sums = self.sum_up(window);
+        let mut total = self.total(window);
         let order = match self.order {
-            order @ Order::ByTurn if sums.by_turn => order,
-            order @ Order::ByRest if sums.by_rest => order,
-            _ if sums.by_turn => Order::ByTurn,
-            _ if sums.by_rest => Order::ByRest,
-            _ => Order::ByInsertion,
+            order @ Order::LastFirst if total.last_first => order,
+            order @ Order::RestFirst if total.rest_first => order,
+            _ if total.last_first => Order::LastFirst,
+            _ if total.rest_first => Order::RestFirst,
+            _ => Order::Inserted,
         };
-        if order != self.order || order == Order::ByInsertion {
+        if order != self.order || order == Order::Inserted {
             self.order = order;
-            self.sums.clear();
-            if order == Order::ByInsertion {
+            if order == Order::Inserted {
                 self.entries = inserted(std::mem::take(&mut self.entries), window, merging);
             } else {
                 self.sort();
             }
-            sums = self.sum_up(window);
+            self.add_up(0..self.entries.len(), window);
+            total = self.total(window);
         }
         let granularity = if window == Kind::Io { BRIDGE_IO_MASK } else { BRIDGE_MEM_MASK };
         let round_up = |len: u64| align_up(len, granularity + 1).unwrap_or(u64::MAX);
-        let padded = if window == Kind::Io { sums.padded } else { round_up(sums.padded) };
+        let padded = if window == Kind::Io { total.padded } else { round_up(total.padded) };
         let mask = self.entries.first().map_or(granularity, |first| granularity.max(first.size.mask));
-        Size { len: round_up(sums.used).max(padded), mask, largest: sums.largest }
+        Size { len: round_up(total.used).max(padded), mask, largest: total.largest }
     }
 
-    /// Adds up what has changed; gives what all entries come to.
-    fn sum_up(&mut self, window: Kind) -> Sums {
-        let mut sums = self.sums.last().copied().unwrap_or(Sums::NOTHING);
-        for entry in &self.entries[self.sums.len()..] {
-            sums.add(entry, window);
-            self.sums.push(sums);
+    /// What all entries come to.
+    fn total(&self, window: Kind) -> Sums {
+        let mut total = Sums::NOTHING;
+        for equals in self.equals() {
+            let Some(Entry { size: Size { mask, .. }, sums, .. }) = equals.last() else { continue };
+            let follow = |end: u64, len: u64| match len {
+                0 => end,
+                _ => align_up(end, mask + 1).unwrap_or(u64::MAX).saturating_add(len),
+            };
+            total.used = follow(total.used, sums.used);
+            total.padded = match window {
+                Kind::Io if sums.padded != 0 => sums.padded,
+                _ => follow(total.padded, sums.padded),
+            };
+            total.largest = total.largest.or(sums.largest);
+            total.last_first &= sums.last_first;
+            total.rest_first &= sums.rest_first;
         }
-        sums
+        total
     }
 }
 
@@ -706,13 +814,13 @@ impl Sums {
         used: 0,
         padded: 0,
         largest: Largest::NONE,
-        mask: 0,
         whole: false,
         rest: 0,
-        by_turn: true,
-        by_rest: true,
+        last_first: true,
+        rest_first: true,
     };
 
+    /// Adds an entry behind those of the same alignment.
     fn add(&mut self, entry: &Entry, window: Kind) {
         let Size { len, mask, largest } = entry.size;
         if entry.padding && window == Kind::Io {
@@ -722,15 +830,12 @@ impl Sums {
             *end = align_up(*end, mask + 1).unwrap_or(u64::MAX).saturating_add(len);
         }
         self.largest = self.largest.or(largest);
-        if self.mask != mask {
-            (self.mask, self.whole, self.rest) = (mask, false, 0);
-        }
         match entry.rest() {
             0 => self.whole = true,
             rest if self.rest == 0 => self.rest = rest,
-            rest => self.by_turn &= rest == self.rest,
+            rest => self.last_first &= rest == self.rest,
         }
-        self.by_rest &= !self.whole || self.rest == 0;
+        self.rest_first &= !self.whole || self.rest == 0;
     }
 }
 
