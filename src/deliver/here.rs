@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::firmware_cache;
 use crate::domain::{DeviceKind, Domain, FirmwareRequest, MachineFamily};
 use crate::guest::Source;
-use crate::host::{Depth, FirmwareFile, FirmwareKind, Host, HostFacts, Program, Version, Wanted};
+use crate::host::{FirmwareFile, Host, HostFacts, Program, Version, Wanted};
 use crate::plan::Policy;
 use crate::units::PciAddress;
 
@@ -127,8 +127,6 @@ fn firmware(machine: &Host, domain: &Domain) -> Option<FirmwareFile> {
         | FirmwareRequest::AutoEfi { loader: Some(path) } => probe(path),
         FirmwareRequest::AutoEfi { loader: None } => probe(&picked()?.path),
         FirmwareRequest::AutoBios | FirmwareRequest::Default => (domain.family() != MachineFamily::Other)
-            .then(|| machine.firmware_files(Depth::Package).0)?
-            .into_iter()
-            .find(|file| file.kind == FirmwareKind::Seabios),
+            .then(|| machine.seabios_paths().find_map(|path| probe(&path)))?,
     }
 }

@@ -10,8 +10,10 @@ use super::read;
 
 /// What the first processor of `/proc/cpuinfo` says; every field unknown where there is no such file.
 pub(super) fn read_cpu(root: &Path) -> HostCpu {
-    // One processor takes less than 4 KiB; hundreds of them follow.
-    read::text(&root.join("proc/cpuinfo"), 16 << 10).map(|text| parse(&text)).unwrap_or_default()
+    // One processor takes less than 4 KiB; hundreds of them follow after an empty line.
+    let one = |text: &[u8]| memchr::memmem::find(text, b"\n\n").is_some();
+    let text = read::beginning(&root.join("proc/cpuinfo"), 16 << 10, one);
+    text.map(|text| parse(String::from_utf8_lossy(&text).trim())).unwrap_or_default()
 }
 
 fn parse(cpuinfo: &str) -> HostCpu {

@@ -32,7 +32,7 @@ pub(super) fn width(root: &Path, functions: &[PciAddress]) -> Option<u8> {
 
 /// The width of one unit, by its sysfs directory.
 fn unit_width(unit: &Path) -> Option<u8> {
-    let attribute = |name: &str| read::text(&unit.join(name), read::ATTRIBUTE).ok();
+    let attribute = |name: &str| read::attribute(&unit.join(name)).ok();
     if let Some(cap) = attribute("intel-iommu/cap") {
         return read::hex(&cap).map(vtd_width);
     }
@@ -64,7 +64,7 @@ fn amd_width(features: &str) -> Option<u8> {
 /// The reserved regions of an IOMMU group; empty where the kernel lists none.
 pub(super) fn reserved_regions(root: &Path, group: u32) -> Vec<ReservedRegion> {
     let path = root.join(format!("sys/kernel/iommu_groups/{group}/reserved_regions"));
-    let text = read::text(&path, read::ATTRIBUTE).unwrap_or_default();
+    let text = read::attribute(&path).unwrap_or_default();
     text.lines().filter_map(region).collect()
 }
 

@@ -107,6 +107,11 @@ impl Host {
         firmware::files(&self.root, depth)
     }
 
+    /// Where SeaBIOS may be, the most likely place first: that of the first that can be read is what QEMU loads.
+    pub fn seabios_paths(&self) -> impl Iterator<Item = PathBuf> {
+        firmware::seabios_paths(&self.root)
+    }
+
     /// The firmware that libvirt picks for `<os firmware='efi'>` (or `bios`): the first descriptor that fits.
     pub fn firmware_for(&self, wanted: &Wanted<'_>) -> Option<Descriptor> {
         firmware::descriptors(&self.root).0.into_iter().find(|descriptor| descriptor.fits(wanted))

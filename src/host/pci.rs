@@ -59,7 +59,7 @@ pub enum PciError {
 /// Reads one function.
 pub(super) fn function(root: &Path, address: PciAddress) -> Result<PciFunction, PciError> {
     let dir = root.join("sys/bus/pci/devices").join(address.to_string());
-    let attribute = |file: &'static str| match read::text(&dir.join(file), read::ATTRIBUTE) {
+    let attribute = |file: &'static str| match read::attribute(&dir.join(file)) {
         Ok(text) => Ok(text),
         Err(_) if !dir.exists() => Err(PciError::Missing(address)),
         Err(source) => Err(PciError::Unreadable { address, file, source }),

@@ -5,9 +5,12 @@
 //! `/var/cache/libvirt/qemu/capabilities` (readable by root); else the package, whose version may lack the last
 //! number. Who may start a process can do so and read the answer with [`Version::in_text`].
 
-use std::fs;
-use std::path::Path;
+use std::cmp::Reverse;
+use std::fs::{self, DirEntry};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use memchr::memmem;
 
 use super::packages;
 use super::read;
@@ -52,25 +55,29 @@ fn library_version(name: &str) -> Option<Version> {
 /// The newest capabilities of a QEMU for x86-64 that libvirt has cached.
 fn probed(root: &Path) -> Option<FoundVersion> {
     let folder = root.join("var/cache/libvirt/qemu/capabilities");
-    let mut newest: Option<(SystemTime, FoundVersion)> = None;
-    for entry in fs::read_dir(folder).ok()?.flatten() {
-        let Ok(modified) = entry.metadata().and_then(|m| m.modified()) else { continue };
-        if newest.as_ref().is_some_and(|(time, _)| *time >= modified) {
-            continue;
-        }
-        // Version and architecture stand before the long lists of CPU models.
-        let Ok(text) = read::text(&entry.path(), 64 << 10) else { continue };
-        let element = |name: &str| {
-            let (_, rest) = text.split_once(&format!("<{name}>"))?;
-            rest.split_once('<').map(|(value, _)| value)
-        };
-        let number = element("version").and_then(|number| number.parse().ok());
-        if let (Some("x86_64"), Some(number)) = (element("arch"), number) {
-            let because = "libvirt's cache of capabilities".to_owned();
-            newest = Some((modified, FoundVersion { version: Version::from_number(number), because }));
-        }
-    }
-    newest.map(|(_, found)| found)
+    let modified = |entry: DirEntry| Some((entry.metadata().and_then(|m| m.modified()).ok()?, entry.path()));
+    let mut files: Vec<(SystemTime, PathBuf)> =
+        fs::read_dir(folder).ok()?.flatten().filter_map(modified).collect();
+    files.sort_by_key(|(time, _)| Reverse(*time));
+    let version = files.iter().find_map(|(_, path)| probed_version(path))?;
+    Some(FoundVersion { version, because: "libvirt's cache of capabilities".to_owned() })
+}
+
+/// The version of QEMU in a file of capabilities; `None` where that is not of x86-64.
+fn probed_version(path: &Path) -> Option<Version> {
+    // Both stand before the long lists of CPU models.
+    let known = |text: &[u8]| element(text, "version").is_some() && element(text, "arch").is_some();
+    let text = read::beginning(path, 64 << 10, known).ok()?;
+    let number = element(&text, "version")?.parse().ok()?;
+    (element(&text, "arch")? == "x86_64").then(|| Version::from_number(number))
+}
+
+/// What stands in the first element of a name.
+fn element<'t>(text: &'t [u8], name: &str) -> Option<&'t str> {
+    let tag = format!("<{name}>");
+    let start = memmem::find(text, tag.as_bytes())? + tag.len();
+    let end = start + memchr::memchr(b'<', &text[start..])?;
+    std::str::from_utf8(&text[start..end]).ok()
 }
 
 fn package(root: &Path, names: &[&str]) -> Option<FoundVersion> {

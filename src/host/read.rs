@@ -14,13 +14,47 @@ pub(super) fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// The beginning of a file: as many blocks of it as it takes until `enough` of it is there, `limit` bytes at most.
+pub(super) fn beginning(path: &Path, limit: usize, enough: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+    const BLOCK: usize = 8 << 10;
+    let file = File::open(path)?;
+    let mut content = Vec::with_capacity(BLOCK);
+    while content.len() < limit && !enough(&content) {
+        content.reserve(BLOCK);
+        if read_once(&file, &mut content)? == 0 {
+            break;
+        }
+    }
+    Ok(content)
+}
+
+/// The text of an attribute of sysfs, without the white space around it. The kernel gives all of it at once
+/// (Linux `Documentation/filesystems/sysfs.rst`: a page at most), so that asking for more is left out.
+pub(super) fn attribute(path: &Path) -> io::Result<String> {
+    let mut content = Vec::with_capacity(PAGE);
+    read_once(&File::open(path)?, &mut content)?;
+    Ok(String::from_utf8_lossy(&content).trim().to_owned())
+}
+
+/// One read into the room that is left.
+fn read_once(file: &File, content: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        match rustix::io::read(file, rustix::buffer::spare_capacity(content)) {
+            Err(rustix::io::Errno::INTR) => {}
+            read => return Ok(read?),
+        }
+    }
+}
+
 /// The text of a file, without the white space around it. Bytes that are not UTF-8 are replaced.
 pub(super) fn text(path: &Path, limit: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes(path, limit)?).trim().to_owned())
 }
 
-/// Enough for any attribute of sysfs.
-pub(super) const ATTRIBUTE: u64 = 64 << 10;
+/// Enough for any descriptor of a firmware.
+pub(super) const DESCRIPTOR: u64 = 64 << 10;
+/// The most that an attribute of sysfs holds.
+const PAGE: usize = 4 << 10;
 
 /// A hexadecimal number, with or without `0x`.
 pub(super) fn hex(text: &str) -> Option<u64> {

@@ -85,7 +85,7 @@ pub(in crate::host) fn descriptors(root: &Path) -> (Vec<Descriptor>, Vec<String>
     }
     let (mut found, mut notes) = (Vec::new(), Vec::new());
     for path in files.into_values() {
-        let text = read::text(&path, read::ATTRIBUTE).map_err(|e| e.to_string());
+        let text = read::text(&path, read::DESCRIPTOR).map_err(|e| e.to_string());
         match text.and_then(|text| parse(&text)) {
             Ok(descriptor) => found.extend(descriptor),
             Err(error) => notes.push(format!("{}: {error}", path.display())),

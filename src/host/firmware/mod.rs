@@ -112,19 +112,12 @@ pub(super) fn file(root: &Path, path: &Path, depth: Depth) -> Option<FirmwareFil
 /// All firmware files: what libvirt's descriptors name, in its order, then what lies in the usual places.
 pub(super) fn files(root: &Path, depth: Depth) -> (Vec<FirmwareFile>, Vec<String>) {
     let (described, notes) = descriptors(root);
-    let mut paths: Vec<PathBuf> = described.into_iter().map(|d| d.path).collect();
-    for folder in FOLDERS {
-        let entries = fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
-        let mut names: Vec<PathBuf> =
-            entries.map(|entry| Path::new("/").join(folder).join(entry.file_name())).collect();
-        names.sort_unstable();
-        paths.extend(names.into_iter().filter(|path| kind_by_name(path).is_some()));
-    }
+    let paths = described.into_iter().map(|d| d.path).chain(usual(root));
     let mut seen = HashSet::new();
     let mut found: Vec<FirmwareFile> = Vec::new();
     // Several names often lead to one file: it is read once.
     let mut read_already: Vec<(PathBuf, usize)> = Vec::new();
-    for path in paths.into_iter().filter(|path| seen.insert(path.clone())) {
+    for path in paths.filter(|path| seen.insert(path.clone())) {
         let on_disk = root.join(path.strip_prefix("/").unwrap_or(&path));
         let Ok(target) = fs::canonicalize(&on_disk) else { continue };
         let same = read_already.iter().find(|(other, _)| *other == target).map(|(_, index)| *index);
@@ -138,6 +131,24 @@ pub(super) fn files(root: &Path, depth: Depth) -> (Vec<FirmwareFile>, Vec<String
         }
     }
     (found, notes)
+}
+
+/// What by its name is a firmware in the usual places.
+fn usual(root: &Path) -> impl Iterator<Item = PathBuf> {
+    FOLDERS.into_iter().flat_map(move |folder| {
+        let entries = fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> =
+            entries.map(|entry| Path::new("/").join(folder).join(entry.file_name())).collect();
+        paths.retain(|path| kind_by_name(path).is_some());
+        paths.sort_unstable();
+        paths
+    })
+}
+
+/// What by its name is SeaBIOS, in the order of [`files`]; no file is opened.
+pub(super) fn seabios_paths(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let described = descriptors(root).0.into_iter().map(|d| d.path);
+    described.chain(usual(root)).filter(|path| kind_by_name(path) == Some(FirmwareKind::Seabios))
 }
 
 /// A firmware that runs code for x86-64 PCs, by the names that all distributions use.
