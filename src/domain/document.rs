@@ -202,16 +202,18 @@ impl<'a> Bounds<'a> {
     fn start_tag(&mut self, start: usize) -> Result<Option<usize>, ParseError> {
         let text = self.text;
         let rest = &text.as_bytes()[start..];
-        let name_end = rest.iter().position(|b| b" \t\r\n/>".contains(b)).unwrap_or(rest.len());
+        let ends_name = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n' | b'/' | b'>');
+        let name_end = rest.iter().position(ends_name).unwrap_or(rest.len());
         let name = text.get(start + 1..start + name_end).unwrap_or_default();
         let mut attributes = 0;
-        let mut quote = None;
-        for (i, &byte) in rest.iter().enumerate().skip(name_end) {
-            match (quote, byte) {
-                (Some(open), _) if open == byte => quote = None,
-                (Some(_), _) => {}
-                (None, b'\'' | b'"') => quote = Some(byte),
-                (None, b'=') => {
+        let mut i = name_end;
+        while let Some(&byte) = rest.get(i) {
+            match byte {
+                b'\'' | b'"' => match rest[i + 1..].iter().position(|b| *b == byte) {
+                    Some(length) => i += length + 1,
+                    None => break,
+                },
+                b'=' => {
                     attributes += 1;
                     if attributes > MAX_ATTRIBUTES {
                         let message = format!(
@@ -220,7 +222,7 @@ impl<'a> Bounds<'a> {
                         return Err(ParseError::at(text, start, message));
                     }
                 }
-                (None, b'x') if rest[i..].starts_with(b"xmlns") => {
+                b'x' if rest[i..].starts_with(b"xmlns") => {
                     self.namespaces += 1;
                     if self.namespaces > MAX_NAMESPACES {
                         let message =
@@ -228,14 +230,15 @@ impl<'a> Bounds<'a> {
                         return Err(ParseError::at(text, start + i, message));
                     }
                 }
-                (None, b'>') => {
+                b'>' => {
                     if rest[i - 1] != b'/' {
                         self.open(name, start)?;
                     }
                     return Ok(Some(start + i + 1));
                 }
-                (None, _) => {}
+                _ => {}
             }
+            i += 1;
         }
         self.open(name, start)?;
         Ok(None)

@@ -28,7 +28,7 @@ impl<'d, 'a> Reader<'d, 'a> {
         if at < self.counted {
             (self.line, self.counted) = (1, 0);
         }
-        let newlines = self.doc.text().as_bytes()[self.counted..at].iter().filter(|&&b| b == b'\n').count();
+        let newlines = memchr::memchr_iter(b'\n', &self.doc.text().as_bytes()[self.counted..at]).count();
         self.line = self.line.saturating_add(u32::try_from(newlines).unwrap_or(u32::MAX));
         self.counted = at;
         self.line
