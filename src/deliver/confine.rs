@@ -36,10 +36,9 @@ fn rules(root: &Path) -> io::Result<Vec<PathBeneath<PathFd>>> {
     let mut rules = vec![open(root, reading)?];
     for folder in WRITTEN {
         let folder = root.join(folder);
-        if !folder.is_dir() {
-            fs::create_dir_all(&folder)?;
-        }
-        rules.push(open(&folder, reading | AccessFs::from_write(KNOWN))?);
+        let access = reading | AccessFs::from_write(KNOWN);
+        let opened = open(&folder, access);
+        rules.push(opened.or_else(|_| fs::create_dir_all(&folder).and_then(|()| open(&folder, access)))?);
     }
     if let Ok(rule) = open(&root.join(NOWHERE), AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate)
     {

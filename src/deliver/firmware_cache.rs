@@ -97,10 +97,10 @@ fn read(root: &Path) -> Cache {
 /// Only root can; others go without.
 fn write(root: &Path, cache: &Cache) {
     let path = root.join(CACHE);
-    if let (Some(folder), Ok(bytes)) = (path.parent(), serde_json::to_vec(cache)) {
+    if let Ok(bytes) = serde_json::to_vec(cache) {
         // Should that be another hook's, it goes without.
         sweep(&path);
-        let _ = fs::create_dir_all(folder).and_then(|()| write_atomically(&path, &bytes));
+        let _ = write_atomically(&path, &bytes);
     }
 }
 

@@ -161,7 +161,8 @@ impl Plans {
         let path = self
             .path(&plan.uuid)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the domain has no valid UUID"))?;
-        let written = self.make_folder().and_then(|()| write_atomically(&path, &serde_json::to_vec(plan)?));
+        let written = serde_json::to_vec(plan).map_err(io::Error::from);
+        let written = written.and_then(|bytes| write_atomically(&path, &bytes));
         if written.is_err() {
             let _ = fs::remove_file(&path);
         }
@@ -234,19 +235,30 @@ impl Plans {
         let boot_id = boot_id().map_err(Distrust::Boot)?;
         PlanFile::parse(&text, uuid, &boot_id, now).map(Some).map_err(|why| Distrust::Foreign { path, why })
     }
-
-    fn make_folder(&self) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.folder)
-    }
 }
 
-/// Writes a file by a temporary one beside it. Readable by all, writable by its owner.
+/// Writes a file by a temporary one beside it, in a folder that is made where it is missing. Readable by all, writable
+/// by its owner.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // The process id keeps two hooks apart; create_new keeps links of others out.
     let temporary = path.with_file_name(format!("{}{}", temporary_prefix(path), std::process::id()));
-    let _ = fs::remove_file(&temporary);
+    let open = || OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary);
+    let open = || -> io::Result<File> {
+        // Nearly always the folder is there and the file is not.
+        match (open(), path.parent()) {
+            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+                fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+                open()
+            }
+            (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&temporary)?;
+                open()
+            }
+            (opened, _) => opened,
+        }
+    };
     let write = || -> io::Result<()> {
-        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+        let mut file = open()?;
         file.write_all(bytes)?;
         // The umask of the daemon may be anything; the guest's user must be able to read.
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;

@@ -35,7 +35,7 @@ pub fn is_shim(root: &Path, emulator: &Path) -> bool {
     let named =
         emulator.parent() == Some(folder.as_path()) && emulator.file_name().is_some_and(is_emulator_name);
     let path = root.join(emulator.strip_prefix("/").unwrap_or(emulator));
-    named && path.exists() && !path.is_symlink()
+    named && fs::symlink_metadata(path).is_ok_and(|facts| !facts.is_symlink())
 }
 
 /// What to run, and what to say about it.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -39,9 +38,6 @@ pub struct Start {
 pub fn remember(root: &Path, start: &Start) -> io::Result<()> {
     let path = path(root, &start.uuid)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the domain has no valid UUID"))?;
-    if let Some(folder) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-    }
     write_atomically(&path, &serde_json::to_vec(start)?)
 }
 
