@@ -43,7 +43,10 @@ pub(crate) fn by_name() -> Option<ExitCode> {
 fn be_hook(arguments: &[OsString]) -> ExitCode {
     // For the guests' users to read what is written here, and for nobody but root to write, whatever the daemon's is.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    confine::confine(Path::new(ROOT));
+    // Where the domain is none of barfit's business there is nothing to be confined with.
+    if hook::reads_the_domain(arguments) {
+        confine::confine(Path::new(ROOT));
+    }
     // A panic's own message goes to standard error, which libvirt drops when a hook succeeds.
     let reply = panic::catch_unwind(|| hook::run(Path::new(ROOT), arguments, io::stdin()));
     let Reply { exit, message } = reply.unwrap_or_default();

@@ -10,11 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 #[path = "common/sandbox.rs"]
 mod sandbox;
@@ -619,6 +620,21 @@ fn sysfs_that_vanishes_or_blocks() {
     });
     in_the_docs("| a file of a device in `/sys` vanishes | as without barfit |");
     in_the_docs("| a file of a device in `/sys` blocks for ever | as without barfit, after 5 s |");
+}
+
+/// A daemon that stops in the middle of a domain, but does not end.
+#[test]
+fn a_domain_without_an_end() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["/usr/bin/barfit", "hook", NAME, "prepare", "begin", "-"]);
+    let mut hook = command.stdin(Stdio::piped()).spawn().expect("the hook runs");
+    let mut pipe = hook.stdin.take().expect("a pipe");
+    pipe.write_all(&Sandbox::domain().as_bytes()[..1000]).expect("written");
+    assert_eq!(hook.wait().expect("it ends").code(), Some(0));
+    let told = sandbox.messages().join("\n");
+    assert!(told.contains("it took too long"), "{told}");
+    assert!(!sandbox.start().stdout.contains(WIDTH));
+    in_the_docs("| libvirtd stops in the middle of a domain | as without barfit, after 5 s |");
 }
 
 /// Limits instead of single failures: whatever is left, the guest starts.

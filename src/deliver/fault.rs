@@ -6,6 +6,17 @@
 
 use std::path::Path;
 
+/// Whether there is such a file: what then fails does so under the hook's watch, as what really blocks would.
+#[cfg(debug_assertions)]
+pub(super) fn is_asked_for(root: &Path) -> bool {
+    root.join("run/barfit/fault").exists()
+}
+
+#[cfg(not(debug_assertions))]
+pub(super) fn is_asked_for(_: &Path) -> bool {
+    false
+}
+
 /// Fails as the file says, if it speaks of this place.
 #[cfg(debug_assertions)]
 pub(super) fn inject(root: &Path, place: &str) {

@@ -21,6 +21,14 @@ pub const POLICY: &str = "etc/barfit/barfit.toml";
 /// Drop-ins of the policy, `*.toml` in the order of their names.
 pub const POLICY_FOLDER: &str = "etc/barfit/barfit.d";
 
+/// Whether there is anything to read of a policy.
+pub(super) fn has_policy(root: &Path) -> bool {
+    let missing = |path: &str| {
+        fs::symlink_metadata(root.join(path)).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    };
+    !missing(POLICY) || !missing(POLICY_FOLDER)
+}
+
 /// The policy of this host: the file and its drop-ins, as far as they exist.
 ///
 /// # Errors
@@ -102,6 +110,13 @@ pub fn facts(machine: &Host, domain: &Domain, given: Option<HostFacts>) -> (Host
 fn with_cause(error: &dyn std::error::Error) -> String {
     let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     format!("{error}{cause}")
+}
+
+/// Whether anything of this host is passed through, or counts as if it were. Where not, nothing else need be known.
+pub(super) fn passes_through(domain: &Domain, policy: &Policy) -> bool {
+    policy.names_gpus()
+        || host_devices(domain).next().is_some()
+        || domain.unresolved.iter().any(|unresolved| unresolved.certain)
 }
 
 fn host_devices(domain: &Domain) -> impl Iterator<Item = PciAddress> {

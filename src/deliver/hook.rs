@@ -6,17 +6,26 @@
 //! decided on before the XML is looked at: a failure at `started` or `reconnect` kills a running guest, so those exit 0
 //! whatever happens, a panic included. Nothing is printed to standard output: libvirt would take it for a domain
 //! at `migrate` and `restore`. Calling libvirt back would deadlock, so nothing here does.
+//!
+//! What most calls are about costs least: an operation that is none of barfit's business, a guest without passed-through
+//! devices ([`super::glance`]). What may block, beyond `/run`, is done under a watch.
 //! Source: libvirt docs/hooks.rst, src/qemu/qemu_process.c, qemu_saveimage.c (9.0, 11.3); measured with 9.0.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::fault;
+use super::glance::{Glance, glance};
 use super::here;
 use super::journal::{self, Priority};
 use super::plan_file::{self, PlanFile, Plans, write_atomically};
@@ -43,94 +52,172 @@ pub const APPLIED: &str = "var/lib/barfit/applied";
 const RESTORING: &str = "run/barfit/restoring";
 /// libvirt waits for a hook without end; barfit does not.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Operations for which the domain is read.
+const OURS: [&str; 4] = ["prepare", "started", "release", "restore"];
+const TOO_LONG: &str = "it took too long";
 /// No domain XML is larger.
-const LARGEST_XML: u64 = 16 << 20;
+const LARGEST_XML: usize = 16 << 20;
+/// Nearly all are smaller than this, in bytes.
+const USUAL_XML: usize = 64 << 10;
+/// Enough for a line to the journal, in bytes.
+const WATCHS_STACK: usize = 128 << 10;
+
+/// Whether an operation of libvirt's (the second of its arguments) is one for which the domain is read.
+pub fn reads_the_domain(arguments: &[OsString]) -> bool {
+    arguments.get(1).is_some_and(|word| OURS.iter().any(|operation| word == operation))
+}
 
 /// Runs the hook. `arguments` are libvirt's, without the program's name; `input` is the domain.
 ///
-/// Takes at most a few seconds: a file of `/sys` that blocks ends as a guest started without barfit.
-pub fn run(root: &Path, arguments: &[OsString], input: impl Read + Send + 'static) -> Reply {
+/// Takes at most a few seconds: a file of `/sys` that blocks ends as a guest started without barfit. Who cannot be
+/// waited for any longer cannot be stopped either, so that the whole process then ends.
+pub fn run(root: &Path, arguments: &[OsString], input: impl AsFd) -> Reply {
     let text = |at: usize| arguments.get(at).map(|a| a.to_string_lossy().into_owned()).unwrap_or_default();
     let (name, operation) = (text(0), text(1));
-    let (send, receive) = mpsc::channel();
-    let (at, about) = (root.to_owned(), name.clone());
-    let of = operation.clone();
-    let work = move || {
-        let _ = send.send(Hook { root: &at, name: &about }.run(&of, input));
-    };
-    let started = std::thread::Builder::new().name("hook".to_owned()).spawn(work);
-    let failure = match started.map(|_| receive.recv_timeout(PATIENCE)) {
-        Ok(Ok(reply)) => return reply,
-        Ok(Err(mpsc::RecvTimeoutError::Timeout)) => "it took too long",
-        Ok(Err(mpsc::RecvTimeoutError::Disconnected)) => "it failed; this is a bug in barfit",
-        Err(_) => "the system has no thread left",
-    };
-    let hook = Hook { root, name: &name };
-    hook.log(
-        Priority::Error,
-        &operation,
-        &format!("{name}: {failure}; the guest goes on without barfit"),
-        None,
-    );
-    Reply::default()
+    let hook = Hook::new(root, &name, &operation);
+    let answered = panic::catch_unwind(AssertUnwindSafe(|| hook.run(input)));
+    answered.unwrap_or_else(|_| hook.give_up("it failed; this is a bug in barfit"))
 }
 
 struct Hook<'a> {
     root: &'a Path,
     name: &'a str,
+    operation: &'a str,
+    /// When patience ends.
+    until: Instant,
+    /// Whether the process then ends.
+    watched: Cell<bool>,
 }
 
-impl Hook<'_> {
-    fn run(&self, operation: &str, input: impl Read) -> Reply {
+impl<'a> Hook<'a> {
+    fn new(root: &'a Path, name: &'a str, operation: &'a str) -> Hook<'a> {
+        Hook { root, name, operation, until: Instant::now() + PATIENCE, watched: Cell::new(false) }
+    }
+
+    fn run(&self, input: impl AsFd) -> Reply {
+        let operation = self.operation;
+        if fault::is_asked_for(self.root) {
+            self.watch();
+        }
         // Any call is a chance to notice a new QEMU.
         for shim in shim::refresh(self.root) {
             let text =
                 format!("QEMU is newer than {}: libvirt will ask for its capabilities again", shim.display());
-            self.log(Priority::Info, operation, &text, None);
-        }
-        let ours = matches!(operation, "prepare" | "started" | "release" | "restore");
-        let mut xml = Vec::new();
-        if ours {
-            // A daemon that dies half-way leaves a half document, which then does not parse.
-            if let Err(error) = input.take(LARGEST_XML + 1).read_to_end(&mut xml) {
-                let text = format!("{}: libvirt's domain cannot be read to its end: {error}", self.name);
-                self.log(Priority::Error, operation, &text, None);
-            }
+            self.log(Priority::Info, &text, None);
         }
         fault::inject(self.root, operation);
+        if !OURS.contains(&operation) {
+            return Reply::default();
+        }
+        let mut xml = Vec::with_capacity(USUAL_XML);
+        match self.read(input, &mut xml) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return self.give_up(TOO_LONG);
+            }
+            // A daemon that dies half-way leaves a half document, which then does not parse.
+            Err(error) => {
+                let text = format!("{}: libvirt's domain cannot be read to its end: {error}", self.name);
+                self.log(Priority::Error, &text, None);
+            }
+        }
+        let seen = glance(&xml);
+        if operation == "prepare"
+            && let Some(Glance { uuid, nothing_of_the_host: true }) = seen
+            && !here::has_policy(self.root)
+        {
+            return if self.begin(uuid) { self.prepare_restored(uuid) } else { Reply::default() };
+        }
+        let uuid = seen.map(|seen| seen.uuid.to_owned());
+        let uuid = || uuid.or_else(|| self.watch().then(|| Domain::parse(&xml).ok())??.uuid);
         match operation {
-            "prepare" => self.prepare(&xml),
-            "started" => self.started(&xml),
-            "restore" => self.restore(&xml),
-            "release" => self.release(&xml),
-            _ => Reply::default(),
+            "prepare" => return self.prepare(&xml),
+            "started" => self.started(&uuid().unwrap_or_default()),
+            "restore" => self.restore(&uuid().unwrap_or_default()),
+            _ => self.release(&uuid().unwrap_or_default()),
+        }
+        Reply::default()
+    }
+
+    /// Reads the domain. No longer than patience lasts: who has stopped feeding a pipe holds up no guest.
+    fn read(&self, input: impl AsFd, xml: &mut Vec<u8>) -> io::Result<()> {
+        loop {
+            let left = Timespec::try_from(self.until.saturating_duration_since(Instant::now())).ok();
+            let ready = match poll(&mut [PollFd::new(&input, PollFlags::IN)], left.as_ref()) {
+                Err(rustix::io::Errno::INTR) => continue,
+                ready => ready?,
+            };
+            if ready == 0 {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            xml.reserve(USUAL_XML / 2);
+            match rustix::io::read(&input, rustix::buffer::spare_capacity(xml)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(0) => return Ok(()),
+                Ok(_) if xml.len() > LARGEST_XML => return Ok(()),
+                Ok(_) => {}
+            }
         }
     }
 
+    /// Ends the process when patience does, whatever it then waits for. Asked for before anything is done that may last:
+    /// most calls have nothing of that kind. `false` where it cannot be had; then that is not to be done.
+    fn watch(&self) -> bool {
+        if self.watched.get() {
+            return true;
+        }
+        let (root, name, operation) = (self.root.to_owned(), self.name.to_owned(), self.operation.to_owned());
+        let until = self.until;
+        let watch = move || {
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+            let Reply { exit, .. } = Hook::new(&root, &name, &operation).give_up(TOO_LONG);
+            std::process::exit(i32::from(exit));
+        };
+        let thread = thread::Builder::new().name("watch".to_owned()).stack_size(WATCHS_STACK).spawn(watch);
+        self.watched.set(thread.is_ok());
+        if thread.is_err() {
+            self.give_up("the system has no thread left");
+        }
+        self.watched.get()
+    }
+
+    fn give_up(&self, why: &str) -> Reply {
+        let text = format!("{}: {why}; the guest goes on without barfit", self.name);
+        self.log(Priority::Error, &text, None);
+        Reply::default()
+    }
+
+    /// What begins every start: a stale plan goes away. Whether the guest is being restored.
+    fn begin(&self, uuid: &str) -> bool {
+        if let Err(error) = Plans::at(self.root).remove(uuid) {
+            let text = format!("{}: a stale plan stays: {error}", self.name);
+            self.log(Priority::Error, &text, Some(uuid));
+        }
+        self.take_restoring(uuid)
+    }
+
     fn prepare(&self, xml: &[u8]) -> Reply {
+        if !self.watch() {
+            return Reply::default();
+        }
         let domain = match Domain::parse(xml) {
             Ok(domain) => domain,
             Err(error) => {
                 let text = format!("{}: the domain cannot be read: {error}", self.name);
-                self.log(Priority::Warning, "prepare", &text, None);
+                self.log(Priority::Warning, &text, None);
                 return Reply::default();
             }
         };
         let uuid = domain.uuid.clone().unwrap_or_default();
-        let plans = Plans::at(self.root);
-        if let Err(error) = plans.remove(&uuid) {
-            self.log(
-                Priority::Error,
-                "prepare",
-                &format!("{}: a stale plan stays: {error}", self.name),
-                Some(&uuid),
-            );
-        }
-        if self.take_restoring(&uuid) {
-            return self.prepare_restored(&plans, &uuid);
+        if self.begin(&uuid) {
+            return self.prepare_restored(&uuid);
         }
         let policy = self.policy();
         let nothing = Policy::default();
+        if !here::passes_through(&domain, policy.as_ref().unwrap_or(&nothing)) {
+            return Reply::default();
+        }
         let (host, host_is) = self.facts(&domain);
         let request = Request {
             domain: &domain,
@@ -146,7 +233,7 @@ impl Hook<'_> {
         }
         // A policy that cannot be read allows nothing: neither a correction nor a refusal.
         let mode = if policy.is_some() { answer.settings.mode } else { Mode::Observe };
-        self.deliver(&plans, &domain, &uuid, &answer, mode)
+        self.deliver(&Plans::at(self.root), &domain, &uuid, &answer, mode)
     }
 
     /// Leaves the plan, tells what will happen, and in strict mode refuses what would lose a GPU.
@@ -191,7 +278,7 @@ impl Hook<'_> {
                     "{}: the plan cannot be written: {error}; nothing changes at this start",
                     self.name
                 );
-                self.log(Priority::Error, "prepare", &text, Some(uuid));
+                self.log(Priority::Error, &text, Some(uuid));
             }
         }
         self.remember_changes(uuid, if delivered { &answer.plan.changes } else { &[] });
@@ -199,7 +286,7 @@ impl Hook<'_> {
         let starts =
             !matches!(if delivered { answer.plan.verdict } else { answer.verdict }, Verdict::WillNotStart);
         let priority = if lost == 0 && starts { Priority::Info } else { Priority::Warning };
-        self.log(priority, "prepare", &format!("{}: {summary}", self.name), Some(uuid));
+        self.log(priority, &format!("{}: {summary}", self.name), Some(uuid));
         let start = Start {
             uuid: uuid.to_owned(),
             name: self.name.to_owned(),
@@ -225,7 +312,10 @@ impl Hook<'_> {
     }
 
     /// A saved guest gets what it had when it was saved: its width and its fw_cfg files are part of its state.
-    fn prepare_restored(&self, plans: &Plans, uuid: &str) -> Reply {
+    fn prepare_restored(&self, uuid: &str) -> Reply {
+        if !self.watch() {
+            return Reply::default();
+        }
         let changes = fs::read(self.root.join(APPLIED).join(format!("{uuid}.json")));
         let changes: Vec<Change> =
             changes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -235,12 +325,12 @@ impl Hook<'_> {
             let words: Vec<String> = changes.iter().map(ToString::to_string).collect();
             format!("restored with what it was started with: {}", words.join(" and "))
         };
-        self.log(Priority::Info, "prepare", &format!("{}: {summary}", self.name), Some(uuid));
+        self.log(Priority::Info, &format!("{}: {summary}", self.name), Some(uuid));
         if !changes.is_empty()
-            && let Err(error) = self.write_plan(plans, uuid, &changes, &summary)
+            && let Err(error) = self.write_plan(&Plans::at(self.root), uuid, &changes, &summary)
         {
             let text = format!("{}: the plan cannot be written: {error}", self.name);
-            self.log(Priority::Error, "prepare", &text, Some(uuid));
+            self.log(Priority::Error, &text, Some(uuid));
         }
         Reply::default()
     }
@@ -258,20 +348,15 @@ impl Hook<'_> {
         plans.write(&plan).map(|_| ())
     }
 
-    fn restore(&self, xml: &[u8]) -> Reply {
-        if let Ok(domain) = Domain::parse(xml)
-            && let Some(uuid) = domain.uuid.filter(|uuid| plan_file::is_uuid(uuid))
-        {
-            let folder = self.root.join(RESTORING);
+    fn restore(&self, uuid: &str) {
+        if plan_file::is_uuid(uuid) {
             let time = plan_file::since_boot().to_string();
-            let written = fs::create_dir_all(&folder)
-                .and_then(|()| write_atomically(&folder.join(&uuid), time.as_bytes()));
+            let written = write_atomically(&self.root.join(RESTORING).join(uuid), time.as_bytes());
             if let Err(error) = written {
                 let text = format!("{}: that it is restored cannot be kept: {error}", self.name);
-                self.log(Priority::Error, "restore", &text, Some(&uuid));
+                self.log(Priority::Error, &text, Some(uuid));
             }
         }
-        Reply::default()
     }
 
     /// Whether this guest's `restore` has begun within the last minutes; asked once.
@@ -280,8 +365,12 @@ impl Hook<'_> {
             return false;
         }
         let path = self.root.join(RESTORING).join(uuid);
-        let begun: Option<u64> = fs::read_to_string(&path).ok().and_then(|text| text.parse().ok());
+        let begun = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            begun => begun,
+        };
         let _ = fs::remove_file(&path);
+        let begun: Option<u64> = begun.ok().and_then(|text| text.parse().ok());
         begun.is_some_and(|at| plan_file::since_boot().abs_diff(at) < plan_file::FRESH.as_secs())
     }
 
@@ -289,30 +378,35 @@ impl Hook<'_> {
         if !plan_file::is_uuid(uuid) {
             return;
         }
-        let folder = self.root.join(APPLIED);
-        let path = folder.join(format!("{uuid}.json"));
+        let path = self.root.join(APPLIED).join(format!("{uuid}.json"));
         if changes.is_empty() {
             let _ = fs::remove_file(path);
         } else if let Ok(bytes) = serde_json::to_vec(changes) {
-            let written = fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, &bytes));
+            // Most starts are like the last one, and a disk is slow.
+            if fs::read(&path).is_ok_and(|old| old == bytes) {
+                return;
+            }
+            let written = write_atomically(&path, &bytes);
             if let Err(error) = written {
                 let text = format!("{}: what it is started with cannot be kept: {error}", self.name);
-                self.log(Priority::Warning, "prepare", &text, Some(uuid));
+                self.log(Priority::Warning, &text, Some(uuid));
             }
         }
     }
 
-    fn started(&self, xml: &[u8]) -> Reply {
-        let Ok(domain) = Domain::parse(xml) else { return Reply::default() };
-        let uuid = domain.uuid.unwrap_or_default();
-        let plan = match Plans::at(self.root).read(&uuid) {
+    fn started(&self, uuid: &str) {
+        let plan = match Plans::at(self.root).read(uuid) {
             Ok(Some(plan)) => plan,
-            Ok(None) => return Reply::default(),
+            Ok(None) => return,
             Err(error) => {
-                self.log(Priority::Warning, "started", &format!("{}: {error}", self.name), Some(&uuid));
-                return Reply::default();
+                self.log(Priority::Warning, &format!("{}: {error}", self.name), Some(uuid));
+                return;
             }
         };
+        // A process that cannot be looked at blocks who tries.
+        if !self.watch() {
+            return;
+        }
         let argv = running_argv(self.root, self.name);
         let applied = argv.as_ref().map(|argv| rewrite::argv::rewrite(argv.clone(), &plan.changes) == *argv);
         let words: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
@@ -327,28 +421,26 @@ impl Hook<'_> {
                 "its QEMU process cannot be read; whether the plan is applied is unknown".into(),
             ),
         };
-        self.log(priority, "started", &format!("{}: {text}", self.name), Some(&uuid));
-        if let Some(start) = starts::recall(self.root, &uuid) {
+        self.log(priority, &format!("{}: {text}", self.name), Some(uuid));
+        if let Some(start) = starts::recall(self.root, uuid) {
             let _ = starts::remember(self.root, &Start { applied, ..start });
         }
-        Reply::default()
     }
 
-    fn release(&self, xml: &[u8]) -> Reply {
-        if let Ok(domain) = Domain::parse(xml) {
-            let uuid = domain.uuid.unwrap_or_default();
-            let plans = Plans::at(self.root);
-            let _ = plans.remove(&uuid);
-            plans.sweep(&uuid);
-            if plan_file::is_uuid(&uuid) {
-                plan_file::sweep(&self.root.join(APPLIED).join(format!("{uuid}.json")));
-                starts::sweep(self.root, &uuid);
-                plan_file::sweep(&self.root.join(RESTORING).join(&uuid));
-            }
-            // A restore that came to nothing says nothing about the next start.
-            let _ = self.take_restoring(&uuid);
+    fn release(&self, uuid: &str) {
+        if !self.watch() {
+            return;
         }
-        Reply::default()
+        let plans = Plans::at(self.root);
+        let _ = plans.remove(uuid);
+        plans.sweep(uuid);
+        if plan_file::is_uuid(uuid) {
+            plan_file::sweep(&self.root.join(APPLIED).join(format!("{uuid}.json")));
+            starts::sweep(self.root, uuid);
+            plan_file::sweep(&self.root.join(RESTORING).join(uuid));
+        }
+        // A restore that came to nothing says nothing about the next start.
+        let _ = self.take_restoring(uuid);
     }
 
     /// The policy; `None` when a file of it cannot be used.
@@ -357,7 +449,7 @@ impl Hook<'_> {
             .inspect_err(|why| {
                 let text =
                     format!("{}: the policy cannot be used, so barfit only observes: {why}", self.name);
-                self.log(Priority::Error, "prepare", &text, None);
+                self.log(Priority::Error, &text, None);
             })
             .ok()
     }
@@ -365,19 +457,19 @@ impl Hook<'_> {
     fn facts(&self, domain: &Domain) -> (HostFacts, Source) {
         let given = here::host_file(self.root).unwrap_or_else(|why| {
             let text = format!("{}: the host file is left out: {why}", self.name);
-            self.log(Priority::Error, "prepare", &text, None);
+            self.log(Priority::Error, &text, None);
             None
         });
         let (host, source, notes) = here::facts(&Host::at(self.root), domain, given);
         for note in notes {
-            self.log(Priority::Warning, "prepare", &format!("{}: {note}", self.name), None);
+            self.log(Priority::Warning, &format!("{}: {note}", self.name), None);
         }
         (host, source)
     }
 
-    fn log(&self, priority: Priority, operation: &str, text: &str, uuid: Option<&str>) {
+    fn log(&self, priority: Priority, text: &str, uuid: Option<&str>) {
         let fields = [
-            ("BARFIT_OPERATION", operation),
+            ("BARFIT_OPERATION", self.operation),
             ("BARFIT_DOMAIN", self.name),
             ("BARFIT_UUID", uuid.unwrap_or_default()),
         ];

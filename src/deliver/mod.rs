@@ -13,6 +13,7 @@ mod dmesg;
 pub mod doctor;
 mod fault;
 mod firmware_cache;
+mod glance;
 pub mod here;
 pub mod hook;
 pub mod install;

@@ -218,6 +218,11 @@ impl Policy {
         self.also.iter().any(same)
     }
 
+    /// Whether there are PCI ids that count as GPUs although their class says otherwise.
+    pub fn names_gpus(&self) -> bool {
+        !self.also.is_empty()
+    }
+
     /// What applies to a domain of this name and flavor with this many GPUs. `metadata` are the keys of barfit's
     /// own element in the domain. A rule that applies, and a metadata key that cannot be read, is a finding.
     pub fn settings(
