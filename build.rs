@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::{env, fs};
 
 const CSV: &str = "data/gpus.csv";
@@ -18,7 +19,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     let text = fs::read_to_string(CSV)?;
     let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
     fs::write(Path::new(&out).join("catalogue_table.rs"), table(&text)?)?;
+    link_unwinder();
     Ok(())
+}
+
+/// Links the unwinder into the program instead of having it loaded at each start: a hook and a shim start often, and a
+/// library more is a tenth of a millisecond. Where the compiler has only the shared one, that one it is.
+fn link_unwinder() {
+    let cfg = |name: &str| env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
+    if cfg("OS") != "linux" || cfg("ENV") != "gnu" || cfg("FEATURE").split(',').any(|f| f == "crt-static") {
+        return;
+    }
+    let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
+    let found = Command::new(linker).arg("-print-file-name=libgcc_eh.a").output();
+    let found = found.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    // A compiler that does not find a file prints its name alone.
+    if found.is_ok_and(|path| Path::new(&path).is_absolute() && Path::new(&path).exists()) {
+        println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
+    }
 }
 
 /// The Rust text of the table. Fields hold neither commas nor quotes, so that splitting is all it takes.
