@@ -9,10 +9,10 @@ use super::input::{self, gather};
 use super::judge::{Judge, Judged};
 use super::output::{Failure, Output, for_terminal};
 use crate::deliver::apply::{Definition, Libvirt};
-use crate::deliver::journal::printable;
 use crate::plan::{Mode, Verdict};
 use crate::report::Paint;
 use crate::rewrite;
+use crate::text::printable;
 
 /// A domain to change: how it is, how it shall be.
 struct Planned {

@@ -8,9 +8,8 @@ use std::process::ExitCode;
 use tempfile::SpooledTempFile;
 
 use super::arguments::Colour;
-use crate::deliver::journal::printable;
 use crate::report::Paint;
-use crate::text::is_plain;
+use crate::text::{is_plain, printable};
 
 /// The whole output of a verb.
 #[derive(Debug, Default)]

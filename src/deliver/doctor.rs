@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use super::dmesg::{self, Cause};
 use super::install::places::{HOOK, HOOK_IN_FOLDER};
-use super::journal::printable;
 use super::{daemon, hook, shim, starts};
 use crate::catalogue;
 use crate::domain::Domain;
@@ -21,6 +20,7 @@ use crate::host::{FirmwareKind, HostFacts, Program, Version};
 use crate::plan::{Answer, Verdict};
 use crate::report::headline;
 use crate::rewrite;
+use crate::text::printable;
 
 /// The value of `schema`.
 pub const SCHEMA: &str = "barfit/doctor/1";

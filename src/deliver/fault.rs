@@ -6,10 +6,14 @@
 
 use std::path::Path;
 
+/// Where it is, below the root directory.
+#[cfg(debug_assertions)]
+const FILE: &str = "run/barfit/fault";
+
 /// Whether there is such a file: what then fails does so under the hook's watch, as what really blocks would.
 #[cfg(debug_assertions)]
 pub(super) fn is_asked_for(root: &Path) -> bool {
-    root.join("run/barfit/fault").exists()
+    root.join(FILE).exists()
 }
 
 #[cfg(not(debug_assertions))]
@@ -20,7 +24,7 @@ pub(super) fn is_asked_for(_: &Path) -> bool {
 /// Fails as the file says, if it speaks of this place.
 #[cfg(debug_assertions)]
 pub(super) fn inject(root: &Path, place: &str) {
-    let line = std::fs::read_to_string(root.join("run/barfit/fault")).unwrap_or_default();
+    let line = std::fs::read_to_string(root.join(FILE)).unwrap_or_default();
     match line.trim().split_once(' ') {
         Some((at, "panic")) if at == place => panic!("a fault was asked for at {place}"),
         Some((at, "abort")) if at == place => std::process::abort(),

@@ -48,18 +48,19 @@ pub(super) fn firmware_file(machine: &Host, path: &Path) -> Option<FirmwareFile>
     };
     let packages = fs::metadata(root.join(PACKAGES)).ok().map(|facts| modified(&facts));
     let mut cache = read(root);
-    if let Some(entry) = cache.files.get(path)
-        && (entry.size, entry.modified, entry.packages) == (facts.len(), modified(&facts), packages)
-    {
-        // One that nothing was known of may have come at a moment when its package was out of reach.
-        let by_package = if known(&entry.found) { None } else { machine.firmware_file(path, Depth::Package) };
-        if !known(&by_package) {
-            return entry.found.clone();
-        }
+    let good = |entry: &&Entry| {
+        (entry.size, entry.modified, entry.packages) == (facts.len(), modified(&facts), packages)
+    };
+    let kept = cache.files.get(path).filter(good).map(|entry| entry.found.clone());
+    if let Some(found) = kept.as_ref().filter(|found| known(found)) {
+        return found.clone();
     }
     let by_package = machine.firmware_file(path, Depth::Package);
     let found = if known(&by_package) {
+        // Its package may have been out of reach when nothing was known of it.
         by_package
+    } else if let Some(found) = kept {
+        return found;
     } else {
         let found = machine.firmware_file(path, Depth::Image);
         if found.is_none() {

@@ -36,6 +36,7 @@ use crate::guest::Source;
 use crate::host::{Host, HostFacts};
 use crate::plan::{Answer, Change, Mode, Policy, Request, Verdict, answer};
 use crate::rewrite;
+use crate::text::printable;
 
 /// What to tell libvirt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -233,11 +234,11 @@ impl<'a> Hook<'a> {
         }
         // A policy that cannot be read allows nothing: neither a correction nor a refusal.
         let mode = if policy.is_some() { answer.settings.mode } else { Mode::Observe };
-        self.deliver(&Plans::at(self.root), &domain, &uuid, &answer, mode)
+        self.deliver(&domain, &uuid, &answer, mode)
     }
 
     /// Leaves the plan, tells what will happen, and in strict mode refuses what would lose a GPU.
-    fn deliver(&self, plans: &Plans, domain: &Domain, uuid: &str, answer: &Answer, mode: Mode) -> Reply {
+    fn deliver(&self, domain: &Domain, uuid: &str, answer: &Answer, mode: Mode) -> Reply {
         let total = answer.assembled.gpus();
         let before = answer.gpus_placed(answer.present.as_ref());
         let after = answer.gpus_placed(answer.plan.layout.as_ref());
@@ -271,7 +272,7 @@ impl<'a> Hook<'a> {
         };
         let mut delivered = shimmed && mode != Mode::Observe;
         if delivered && !planned.is_empty() {
-            let plan = self.write_plan(plans, uuid, &answer.plan.changes, &summary);
+            let plan = self.write_plan(uuid, &answer.plan.changes, &summary);
             if let Err(error) = plan {
                 delivered = false;
                 let text = format!(
@@ -299,7 +300,7 @@ impl<'a> Hook<'a> {
         // Only `status` misses it.
         let _ = starts::remember(self.root, &start);
         if mode == Mode::Strict && answer.verdict != Verdict::Unknown && (lost > 0 || !starts) {
-            let name = journal::printable(self.name);
+            let name = printable(self.name);
             return Reply {
                 exit: 1,
                 message: Some(format!(
@@ -327,7 +328,7 @@ impl<'a> Hook<'a> {
         };
         self.log(Priority::Info, &format!("{}: {summary}", self.name), Some(uuid));
         if !changes.is_empty()
-            && let Err(error) = self.write_plan(&Plans::at(self.root), uuid, &changes, &summary)
+            && let Err(error) = self.write_plan(uuid, &changes, &summary)
         {
             let text = format!("{}: the plan cannot be written: {error}", self.name);
             self.log(Priority::Error, &text, Some(uuid));
@@ -335,7 +336,7 @@ impl<'a> Hook<'a> {
         Reply::default()
     }
 
-    fn write_plan(&self, plans: &Plans, uuid: &str, changes: &[Change], summary: &str) -> io::Result<()> {
+    fn write_plan(&self, uuid: &str, changes: &[Change], summary: &str) -> io::Result<()> {
         let plan = PlanFile {
             schema: plan_file::SCHEMA.to_owned(),
             uuid: uuid.to_owned(),
@@ -345,7 +346,7 @@ impl<'a> Hook<'a> {
             changes: changes.to_vec(),
             summary: journal::bounded(summary).into_owned(),
         };
-        plans.write(&plan).map(|_| ())
+        Plans::at(self.root).write(&plan).map(|_| ())
     }
 
     fn restore(&self, uuid: &str) {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use crate::text::is_plain;
+use crate::text::printable;
 
 /// How urgent a line is; syslog's numbers.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -63,19 +63,6 @@ pub(super) fn bounded(text: &str) -> Cow<'_, str> {
     }
     let end = (0..=MOST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
     Cow::Owned(format!("{}…", &text[..end]))
-}
-
-/// A text with its control characters escaped: fit for one line of a log or a terminal.
-pub fn printable(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_plain(c) {
-            line.push(c);
-        } else {
-            line.extend(c.escape_default());
-        }
-    }
-    line
 }
 
 #[cfg(test)]

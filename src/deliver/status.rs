@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::journal::printable;
 use super::plan_file;
 use super::starts::{self, Start};
+use crate::text::printable;
 
 /// The value of `schema`.
 pub const SCHEMA: &str = "barfit/status/1";

@@ -6,13 +6,13 @@
 //! Which types QEMU honours for the width of the CPU was measured on QEMU 7.2 with `qom-get`.
 
 use super::device::Devices;
-use super::error::printable;
 use super::model::{
     CommandLine, Cpu, CpuArgs, CpuMode, CpuOption, FwCfgString, Global, MachineFamily, QEMU_NAMESPACE,
 };
 use super::qemu_device::{Globals, QemuDevices};
 use super::qemu_options::{self, GlobalText, Options, number, option_name, size, switch};
 use super::read::{Node, Reader};
+use crate::text::printable;
 
 /// The fw_cfg file by which OVMF's window is given.
 pub(crate) const MMIO64: &str = "opt/ovmf/X-PciMmio64Mb";
@@ -104,7 +104,7 @@ pub(super) fn parse(
         }
     }
     reader.apply_globals(&Globals::new(&line.globals));
-    line.not_understood = std::mem::take(&mut line.not_understood).into_iter().map(printable).collect();
+    line.not_understood = line.not_understood.iter().map(|word| printable(word)).collect();
     line.args = words.into_iter().map(|word| word.text).collect();
     line
 }

@@ -6,7 +6,8 @@
 //! proportion to the text, whatever it holds. A DOCTYPE is refused: it has no place in a domain, and entities make
 //! meaning depend on it. Text is UTF-8, with or without a byte order mark.
 
-use super::error::{ParseError, printable};
+use super::error::ParseError;
+use crate::text::printable;
 
 /// Largest text, in bytes.
 pub(crate) const MAX_TEXT: usize = 16 << 20;
@@ -125,7 +126,7 @@ fn explain(text: &str, error: &roxmltree::Error, end: End<'_>) -> ParseError {
             format!("not well-formed XML: {words}")
         }
     };
-    ParseError { line: row, col, message: printable(message) }
+    ParseError { line: row, col, message: printable(&message) }
 }
 
 /// Whether the parser stopped where the text does.

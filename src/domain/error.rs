@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::text::is_plain;
+use crate::text::printable;
 
 /// An input that cannot be read as a domain. Printed after the file's name: `barfit: FILE:LINE:COL: message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,19 +28,8 @@ impl ParseError {
     /// An error at a byte offset of `text`. An offset past the end or inside a character counts as the place before it.
     pub fn at(text: &str, offset: usize, message: impl Into<String>) -> ParseError {
         let (line, col) = position(text, offset);
-        ParseError { line, col, message: printable(message.into()) }
+        ParseError { line, col, message: printable(&message.into()) }
     }
-}
-
-/// A message for one line of a terminal: what the input brought along of control characters is escaped.
-pub(super) fn printable(message: String) -> String {
-    if message.chars().all(is_plain) {
-        return message;
-    }
-    message
-        .chars()
-        .map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() })
-        .collect()
 }
 
 /// Line and column, both from 1, of a byte offset. A byte order mark takes no column.

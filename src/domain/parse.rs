@@ -8,11 +8,12 @@ use super::command_line;
 use super::cpu;
 use super::device::Devices;
 use super::document::Document;
-use super::error::{ParseError, printable};
+use super::error::ParseError;
 use super::memory::MemoryParts;
 use super::metadata;
 use super::model::{Domain, FirmwareRequest, MachineFamily, QEMU_NAMESPACE, VirtType};
 use super::read::{Node, Reader, child, elements, text};
+use crate::text::printable;
 
 impl Domain {
     /// Reads a domain XML. The error says where and what to do.
@@ -66,7 +67,7 @@ impl Domain {
         let metadata = metadata.unwrap_or_default();
         let mut unresolved = found.unresolved;
         for one in &mut unresolved {
-            one.what = printable(std::mem::take(&mut one.what));
+            one.what = printable(&one.what);
         }
         Ok(Domain {
             name: name.unwrap_or_default(),

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use super::assign::{Assigned, on_root};
-use super::error::printable;
 use super::model::{Controller, Domain, MachineFamily};
 use super::slots::Refusal;
+use crate::text::printable;
 use crate::units::PciAddress;
 
 /// The guest's PCI functions as a tree.
@@ -35,7 +35,7 @@ pub struct Problem {
 impl Problem {
     /// A device or controller that has no place.
     pub(super) fn lost(line: u32, message: String) -> Problem {
-        Problem { line, message: printable(message), placed: false }
+        Problem { line, message: printable(&message), placed: false }
     }
 
     /// A given address that libvirt or QEMU refuses.
@@ -50,7 +50,7 @@ impl Problem {
                 format!("{what}: the bus of guest address {at} takes no such device in that slot")
             }
         };
-        Problem { line, message: printable(message), placed: refusal == Refusal::WrongKind }
+        Problem { line, message: printable(&message), placed: refusal == Refusal::WrongKind }
     }
 }
 

@@ -38,12 +38,8 @@ pub(super) fn attribute(path: &Path) -> io::Result<String> {
 
 /// One read into the room that is left.
 fn read_once(file: &File, content: &mut Vec<u8>) -> io::Result<usize> {
-    loop {
-        match rustix::io::read(file, rustix::buffer::spare_capacity(content)) {
-            Err(rustix::io::Errno::INTR) => {}
-            read => return Ok(read?),
-        }
-    }
+    let read = || rustix::io::read(file, rustix::buffer::spare_capacity(content));
+    Ok(rustix::io::retry_on_intr(read)?)
 }
 
 /// The text of a file, without the white space around it. Bytes that are not UTF-8 are replaced.
