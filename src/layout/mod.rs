@@ -12,8 +12,6 @@ mod ovmf;
 #[cfg(test)]
 mod ovmf_tests;
 mod pack;
-#[cfg(test)]
-mod pack_tests;
 mod ram;
 mod seabios;
 #[cfg(test)]
@@ -56,6 +54,16 @@ impl<'a> Predictor<'a> {
                 ovmf::lay_out(&guest, rules, tree)
             }
             Firmware::SeaBios(rules) => seabios::lay_out(&guest, rules),
+        }
+    }
+
+    /// Bytes that BARs of memory can come to at most, if all of them are to be reachable: where theirs are larger, not
+    /// all are, and [`Predictor::lay_out`] need not be asked. That they are not says nothing.
+    pub fn room(&self, cpu: GuestCpu, mmio64_mb: Option<String>) -> u64 {
+        let guest = Guest { cpu, mmio64_mb, ..self.guest.clone() };
+        match &guest.firmware {
+            Firmware::Ovmf(rules) => ovmf::room(&guest, rules),
+            Firmware::SeaBios(_) => guest.cpu.phys_bits.limit(),
         }
     }
 }

@@ -13,12 +13,36 @@ use super::window::{Aperture, Classic, ovmf_window};
 use super::{Bridge, Chipset, Guest, Layout, Outcome, OvmfRules, PlacedBar, RamMap, Width, Window};
 use crate::units::{BarKind, Bytes, GIB, KIB, MIB, PhysBits, Span, align_up};
 
+/// The space that OVMF has for BARs, and how it comes to it.
+struct Space {
+    ram: RamMap,
+    width: Width,
+    aperture: Option<Aperture>,
+    low: Pool,
+    high: Option<Pool>,
+}
+
+impl Space {
+    fn new(guest: &Guest, rules: &OvmfRules) -> Space {
+        let ram = ram_map(guest);
+        let classic = Classic::new(guest, rules, &ram);
+        let (width, trusted) = ovmf_width(guest, rules, &classic);
+        let aperture = ovmf_window(rules, &ram, &classic, trusted);
+        let low = low_pool(guest, rules, &ram);
+        let high = aperture.map(|a| high_pool(a, rules, &ram, width.usable));
+        Space { ram, width, aperture, low, high }
+    }
+}
+
+/// Bytes of memory that BARs can take of this guest at most.
+pub(super) fn room(guest: &Guest, rules: &OvmfRules) -> u64 {
+    let Space { low, high, .. } = Space::new(guest, rules);
+    [Some(low), high].into_iter().flatten().map(|pool| pool.end.saturating_sub(pool.base)).sum()
+}
+
 /// Where OVMF puts every BAR of this guest, whose functions `tree` was made of.
 pub(super) fn lay_out(guest: &Guest, rules: &OvmfRules, tree: &mut Tree<'_>) -> Layout {
-    let ram = ram_map(guest);
-    let classic = Classic::new(guest, rules, &ram);
-    let (width, trusted) = ovmf_width(guest, rules, &classic);
-    let aperture = ovmf_window(rules, &ram, &classic, trusted);
+    let Space { ram, width, aperture, low, high } = Space::new(guest, rules);
     let pack = PackRules { high: aperture.is_some(), mem64_through_pref64: rules.mem64_through_pref64 };
     tree.boot(pack, |bridge| padding(bridge, rules, aperture));
     let window = aperture.and_then(|aperture| report(aperture, tree));
@@ -26,13 +50,7 @@ pub(super) fn lay_out(guest: &Guest, rules: &OvmfRules, tree: &mut Tree<'_>) -> 
         if refuses(guest, &ram) { Err(Outcome::Refused) } else { hang(&width, aperture).map_or(Ok(()), Err) };
     let (outcome, mut bars) = match boot {
         Err(outcome) => (outcome, tree.unplaced()),
-        Ok(()) => {
-            let io = io_pool(guest);
-            let low = low_pool(guest, rules, &ram);
-            let high = aperture.map(|a| high_pool(a, rules, &ram, width.usable));
-            let bridge = HostBridge::new(tree.roots(), io, low, high);
-            allocate(tree, bridge)
-        }
+        Ok(()) => allocate(tree, HostBridge::new(tree.roots(), io_pool(guest), low, high)),
     };
     for bar in &mut bars {
         bar.reachable = reachable(bar, guest.cpu.phys_bits);

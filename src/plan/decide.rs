@@ -5,12 +5,13 @@
 //! Order: the definition as it stands; then, with the window the firmware makes by itself, widths from the
 //! present one upwards; then the same with 1 GiB pages required; then with a window of our own. First that places
 //! everything wins. If none does, the best one (most GPUs, then most devices, then the least change) is planned and
-//! the bound that bites is named.
+//! the bound that bites is named. What has less space than the BARs alone take cannot win, and is laid out only where
+//! nothing else does.
 
 use std::borrow::Cow;
 
 use super::Bits;
-use super::judge::{Devices, judge};
+use super::judge::{Devices, judge, memory};
 use super::policy::{FwCfg, Settings};
 use crate::guest::{Assembled, WidthControl};
 use crate::layout::{Firmware, Guest, GuestCpu, Layout, Outcome, Predictor};
@@ -73,8 +74,9 @@ pub(super) enum Bound {
 pub(super) struct Decision {
     /// The best trial; its candidate is what the plan makes true.
     pub best: Trial,
-    /// Every width tried with the firmware's own window, in ascending order: what an explanation shows.
-    pub tried: Vec<(PhysBits, usize)>,
+    /// Every width tried with the firmware's own window, in ascending order, and how many GPUs are placed: what an
+    /// explanation shows. `None`: not all, for lack of space; how many was of no interest.
+    pub tried: Vec<(PhysBits, Option<usize>)>,
 }
 
 impl Candidate {
@@ -128,7 +130,8 @@ impl<'a> Rig<'a> {
 /// Searches. `rig` holds the guest to make room for (headroom included), `now` is how it fares as it stands.
 pub(super) fn decide(rig: &mut Rig<'_>, bounds: Bounds, settings: Settings, now: &Trial) -> Decision {
     let (assembled, guest, present) = (rig.assembled, rig.guest, now.candidate);
-    let mut search = Search { rig, now, best: None };
+    let memory = memory(&rig.devices, &now.layout);
+    let mut search = Search { rig, now, memory, best: None };
     let mut tried = Vec::new();
     let widths = widths(bounds, settings, present, assembled.cpu.control);
     let ovmf = matches!(guest.firmware, Firmware::Ovmf(_));
@@ -136,35 +139,35 @@ pub(super) fn decide(rig: &mut Rig<'_>, bounds: Bounds, settings: Settings, now:
     if ovmf && !guest.cpu.gib_pages && assembled.cpu.gib_pages_available {
         page_options.push(true);
     }
+    let options = || page_options.iter().flat_map(|&pages| widths.iter().map(move |&bits| (bits, pages)));
     let windows_allowed = ovmf && settings.fw_cfg != FwCfg::Never;
     if !(windows_allowed && settings.fw_cfg == FwCfg::Always) {
-        for &require_gib_pages in &page_options {
-            for &phys_bits in &widths {
-                let candidate = Candidate { phys_bits, require_gib_pages, mmio64_mib: None };
-                let trial = search.try_one(candidate);
-                if tried.last().is_none_or(|(bits, _)| *bits < phys_bits) {
-                    tried.push((phys_bits, trial.gpus_placed));
-                }
-                if trial.fits {
-                    return Decision { best: trial.into_owned(), tried };
-                }
-                search.remember(trial);
+        let candidates: Vec<Candidate> = options()
+            .map(|(phys_bits, require_gib_pages)| Candidate {
+                phys_bits,
+                require_gib_pages,
+                mmio64_mib: None,
+            })
+            .collect();
+        let found = search.first_that_fits(&candidates, |candidate, trial| {
+            let bits = candidate.phys_bits;
+            if tried.last().is_none_or(|(last, _)| *last < bits) {
+                tried.push((bits, trial.map(|trial| trial.gpus_placed)));
             }
+        });
+        if let Some(best) = found {
+            return Decision { best: best.into_owned(), tried };
         }
     }
     if windows_allowed {
         let needed = search.needed();
-        for &require_gib_pages in &page_options {
-            for &phys_bits in &widths {
-                for mib in window_sizes(needed, phys_bits) {
-                    let candidate = Candidate { phys_bits, require_gib_pages, mmio64_mib: Some(mib) };
-                    let trial = search.try_one(candidate);
-                    if trial.fits {
-                        return Decision { best: trial.into_owned(), tried };
-                    }
-                    search.remember(trial);
-                }
-            }
+        let with_window = |(phys_bits, require_gib_pages)| {
+            let candidate = move |mib| Candidate { phys_bits, require_gib_pages, mmio64_mib: Some(mib) };
+            window_sizes(needed, phys_bits).map(candidate)
+        };
+        let candidates: Vec<Candidate> = options().flat_map(with_window).collect();
+        if let Some(best) = search.first_that_fits(&candidates, |_, _| {}) {
+            return Decision { best: best.into_owned(), tried };
         }
     }
     let best = search.best.unwrap_or(Cow::Borrowed(now)).into_owned();
@@ -208,10 +211,49 @@ struct Search<'a, 'g> {
     rig: &'a mut Rig<'g>,
     /// The guest as it stands.
     now: &'a Trial,
+    /// Bytes of memory that the devices' BARs come to.
+    memory: u64,
+    /// The best of those that do not fit.
     best: Option<Cow<'a, Trial>>,
 }
 
 impl<'a> Search<'a, '_> {
+    /// The first that places everything. `tell` hears of each in their order up to that one, and where none does of all,
+    /// how it fared; before that not of those without space.
+    fn first_that_fits(
+        &mut self,
+        candidates: &[Candidate],
+        mut tell: impl FnMut(&Candidate, Option<&Trial>),
+    ) -> Option<Cow<'a, Trial>> {
+        let mut trials = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let trial = (!self.is_hopeless(candidate)).then(|| self.try_one(*candidate));
+            let fits = trial.as_ref().is_some_and(|trial| trial.fits);
+            trials.push(trial);
+            if fits {
+                candidates
+                    .iter()
+                    .zip(&trials)
+                    .for_each(|(candidate, trial)| tell(candidate, trial.as_deref()));
+                return trials.pop().flatten();
+            }
+        }
+        for (candidate, trial) in candidates.iter().zip(trials) {
+            let trial = trial.unwrap_or_else(|| self.try_one(*candidate));
+            tell(candidate, Some(&trial));
+            self.remember(trial);
+        }
+        None
+    }
+
+    /// Whether the BARs alone are larger than what the firmware would have for them. Of what stands it is known how it
+    /// fares.
+    fn is_hopeless(&self, candidate: &Candidate) -> bool {
+        let guest = self.rig.guest;
+        *candidate != self.now.candidate
+            && self.memory > self.rig.predictor.room(candidate.cpu(guest), candidate.mmio64_mb(guest))
+    }
+
     /// Tries a candidate, unless that is what stands.
     fn try_one(&mut self, candidate: Candidate) -> Cow<'a, Trial> {
         if candidate == self.now.candidate {

@@ -255,7 +255,7 @@ fn reasoning(case: &Case<'_>, decision: &Decision, findings: &mut Vec<Finding>) 
         let gpus = case.assembled.gpus();
         let (total, what) = if gpus > 0 { (gpus, "GPUs") } else { (case.assembled.devices.len(), "devices") };
         let tried: Vec<String> =
-            decision.tried.iter().map(|(bits, placed)| format!("{bits}: {placed}")).collect();
+            decision.tried.chunk_by(|a, b| a.1.is_none() && b.1.is_none()).map(by_width).collect();
         findings.push(Finding::note(
             Code::BitsTried,
             format!("{what} placed (of {total}) by width: {}", tried.join(", ")),
@@ -275,6 +275,17 @@ fn reasoning(case: &Case<'_>, decision: &Decision, findings: &mut Vec<Finding>) 
                 approximate(window.needed.get())
             ),
         ));
+    }
+}
+
+/// How many GPUs one width places, or why several do not place all.
+fn by_width(tried: &[(PhysBits, Option<usize>)]) -> String {
+    let hopeless = "too little space for the BARs alone";
+    match tried {
+        [(bits, Some(placed))] => format!("{bits}: {placed}"),
+        [(bits, None)] => format!("{bits}: {hopeless}"),
+        [(first, _), .., (last, _)] => format!("{first} to {last}: {hopeless}"),
+        [] => String::new(),
     }
 }
 

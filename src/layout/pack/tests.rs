@@ -2,11 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::host_bridge::Kind;
-use super::ovmf_tests::any_guest;
-use super::pack::{PackRules, Padding, Tree};
-use super::tests::root_port;
-use super::{Bridge, Role};
+use super::{Kind, PackRules, Padding, Tree};
+use crate::layout::ovmf_tests::any_guest;
+use crate::layout::tests::root_port;
+use crate::layout::{Bridge, Role};
 
 fn padding(bridge: &Bridge) -> Padding {
     let mut padding = Padding::default();
