@@ -6,6 +6,8 @@
 //! proportion to the text, whatever it holds. A DOCTYPE is refused: it has no place in a domain, and entities make
 //! meaning depend on it. Text is UTF-8, with or without a byte order mark.
 
+use memchr::{memchr, memchr3, memmem};
+
 use super::error::ParseError;
 use crate::text::printable;
 
@@ -158,9 +160,8 @@ impl<'a> Bounds<'a> {
 
     fn check(mut self) -> Result<End<'a>, ParseError> {
         let mut at = 0;
-        while let Some(found) = self.text[at..].find('<') {
-            let start = at + found;
-            match self.markup(start)? {
+        while let Some(found) = memchr(b'<', &self.text.as_bytes()[at..]) {
+            match self.markup(at + found)? {
                 Some(end) => at = end,
                 None => break,
             }
@@ -171,35 +172,31 @@ impl<'a> Bounds<'a> {
     /// Steps over the markup at `start`; `None` when it is not finished.
     fn markup(&mut self, start: usize) -> Result<Option<usize>, ParseError> {
         let text = self.text;
-        let rest = &text[start..];
-        let past = |mark: &str| rest.find(mark).map(|end| start + end + mark.len());
-        if rest.starts_with("<!--") {
-            return Ok(past("-->"));
-        }
-        if rest.starts_with("<![CDATA[") {
-            return Ok(past("]]>"));
-        }
-        if rest.starts_with("<?") {
-            let end = past("?>");
-            if rest.starts_with("<?xml ") {
-                encoding(text, start, end.unwrap_or(text.len()))?;
+        let rest = &text.as_bytes()[start..];
+        let past = |mark: &[u8]| memmem::find(rest, mark).map(|end| start + end + mark.len());
+        match rest {
+            [_, b'/', ..] => {
+                self.open.pop();
+                Ok(memchr(b'>', rest).map(|end| start + end + 1))
             }
-            return Ok(end);
+            [_, b'?', ..] => {
+                let end = past(b"?>");
+                if rest.starts_with(b"<?xml ") {
+                    encoding(text, start, end.unwrap_or(text.len()))?;
+                }
+                Ok(end)
+            }
+            [_, b'!', ..] if rest.starts_with(b"<!--") => Ok(past(b"-->")),
+            [_, b'!', ..] if rest.starts_with(b"<![CDATA[") => Ok(past(b"]]>")),
+            [_, b'!', ..] => {
+                let message = "a DOCTYPE has no place in a domain and is refused; remove it";
+                Err(ParseError::at(text, start, message))
+            }
+            _ => self.start_tag(start),
         }
-        if rest.starts_with("<!") {
-            return Err(ParseError::at(
-                text,
-                start,
-                "a DOCTYPE has no place in a domain and is refused; remove it",
-            ));
-        }
-        if rest.starts_with("</") {
-            self.open.pop();
-            return Ok(past(">"));
-        }
-        self.start_tag(start)
     }
 
+    /// Steps from quotation mark to quotation mark, as what is not quoted is no value to the parser.
     fn start_tag(&mut self, start: usize) -> Result<Option<usize>, ParseError> {
         let text = self.text;
         let rest = &text.as_bytes()[start..];
@@ -207,39 +204,34 @@ impl<'a> Bounds<'a> {
         let name_end = rest.iter().position(ends_name).unwrap_or(rest.len());
         let name = text.get(start + 1..start + name_end).unwrap_or_default();
         let mut attributes = 0;
-        let mut i = name_end;
-        while let Some(&byte) = rest.get(i) {
-            match byte {
-                b'\'' | b'"' => match rest[i + 1..].iter().position(|b| *b == byte) {
-                    Some(length) => i += length + 1,
-                    None => break,
-                },
-                b'=' => {
-                    attributes += 1;
-                    if attributes > MAX_ATTRIBUTES {
-                        let message = format!(
-                            "`<{name}>` has more than {MAX_ATTRIBUTES} attributes; this is no domain"
-                        );
-                        return Err(ParseError::at(text, start, message));
-                    }
+        let mut at = name_end;
+        while let Some(found) = memchr3(b'\'', b'"', b'>', &rest[at..]) {
+            let mark = at + found;
+            if rest[mark] == b'>' {
+                if rest[mark - 1] != b'/' {
+                    self.open(name, start)?;
                 }
-                b'x' if rest[i..].starts_with(b"xmlns") => {
-                    self.namespaces += 1;
-                    if self.namespaces > MAX_NAMESPACES {
-                        let message =
-                            format!("more than {MAX_NAMESPACES} namespace declarations; this is no domain");
-                        return Err(ParseError::at(text, start + i, message));
-                    }
-                }
-                b'>' => {
-                    if rest[i - 1] != b'/' {
-                        self.open(name, start)?;
-                    }
-                    return Ok(Some(start + i + 1));
-                }
-                _ => {}
+                return Ok(Some(start + mark + 1));
             }
-            i += 1;
+            attributes += 1;
+            if attributes > MAX_ATTRIBUTES {
+                let message =
+                    format!("`<{name}>` has more than {MAX_ATTRIBUTES} attributes; this is no domain");
+                return Err(ParseError::at(text, start, message));
+            }
+            let attribute = rest[at..mark].trim_ascii_start();
+            if attribute.starts_with(b"xmlns") {
+                self.namespaces += 1;
+                if self.namespaces > MAX_NAMESPACES {
+                    let message =
+                        format!("more than {MAX_NAMESPACES} namespace declarations; this is no domain");
+                    return Err(ParseError::at(text, start + mark - attribute.len(), message));
+                }
+            }
+            match memchr(rest[mark], &rest[mark + 1..]) {
+                Some(length) => at = mark + 1 + length + 1,
+                None => break,
+            }
         }
         self.open(name, start)?;
         Ok(None)
