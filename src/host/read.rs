@@ -56,6 +56,9 @@ const PAGE: usize = 4 << 10;
 pub(super) fn hex(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    let valid = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    valid.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+    let add = |number: u64, digit: u8| {
+        let digit = char::from(digit).to_digit(16)?;
+        number.checked_mul(16)?.checked_add(digit.into())
+    };
+    digits.bytes().try_fold(0, add).filter(|_| !digits.is_empty())
 }
