@@ -214,11 +214,15 @@ impl<'a> Tree<'a> {
     fn add_bus(&mut self, bridge: Option<(usize, &'a Bridge)>, above: Option<usize>) -> usize {
         let (number, group) = (self.buses.len(), self.nodes.len());
         let dev = bridge.map(|(dev, _)| dev);
-        let size = Size::NOTHING;
-        let windows = Kind::ALL.map(|kind| Node { dev, bus: above, what: What::Window, kind, size });
-        let padding = Kind::ALL.map(|kind| Node { dev, bus: Some(number), what: What::Padding, kind, size });
-        self.nodes.extend(windows);
-        self.nodes.extend(padding);
+        for (what, bus) in [(What::Window, above), (What::Padding, Some(number))] {
+            self.nodes.extend(Kind::ALL.iter().map(|&kind| Node {
+                dev,
+                bus,
+                what,
+                kind,
+                size: Size::NOTHING,
+            }));
+        }
         self.buses.push(Bus {
             bridge,
             devs: 0..0,
@@ -295,10 +299,10 @@ impl<'a> Tree<'a> {
     pub(super) fn give_up(&mut self, unsatisfied: PerKind<bool>) -> bool {
         let Some(rules) = self.filled else { return false };
         // All are looked for before the first is given up.
-        let largest = Kind::ALL.map(|kind| {
-            let node = unsatisfied[kind as usize].then(|| self.largest(kind)).flatten()?;
-            self.nodes[node].dev
-        });
+        let mut largest = [None; 5];
+        for kind in Kind::ALL.into_iter().filter(|kind| unsatisfied[*kind as usize]) {
+            largest[kind as usize] = self.largest(kind).and_then(|node| self.nodes[node].dev);
+        }
         let mut given_up = false;
         for at in largest.into_iter().flatten() {
             // One of several types may have done it already.
@@ -418,10 +422,10 @@ impl<'a> Tree<'a> {
         let merging = rules.merging(is_root, pref64);
         let mut lists = std::mem::take(&mut self.buses[bus].lists);
         lists.iter_mut().for_each(List::clear);
-        for node in self.on_bus(bus).filter(asks) {
+        self.on_bus(bus).filter(asks).for_each(|node| {
             let route = merging.routes[self.nodes[node].kind as usize];
             lists[route.to as usize].push(self.entry(node, self.turn(node, bus, route)));
-        }
+        });
         lists.iter_mut().for_each(List::sort);
         let bus = &mut self.buses[bus];
         (bus.lists, bus.merging, bus.filled) = (lists, merging, true);
