@@ -61,8 +61,8 @@ pub(super) struct Entry {
     pub(super) padding: bool,
     /// When it is inserted among entries of the same alignment.
     pub(super) turn: u64,
-    /// Where it ends, from where its group begins. Of padding nothing is known.
-    pub(super) end: u64,
+    /// What its group comes to, from the first to this one.
+    pub(super) sums: Sums,
 }
 
 /// What the order of a list follows from.
@@ -93,19 +93,22 @@ pub(super) struct List {
 struct Group {
     mask: u64,
     count: usize,
-    /// Has changed since it was last added up.
-    stale: bool,
-    sums: Sums,
+    /// So many of the first are added up.
+    fresh: usize,
 }
 
 /// What entries of the same alignment come to.
 #[derive(Copy, Clone, Debug)]
-struct Sums {
+pub(super) struct Sums {
     /// To the end of the last.
     used: u64,
     /// The same of the padding among them.
     padded: u64,
     largest: Largest,
+    /// One has no rest.
+    whole: bool,
+    /// The rest of the first that has one.
+    rest: u64,
     /// The entries can be ordered like that.
     last_first: bool,
     rest_first: bool,
@@ -143,7 +146,7 @@ impl List {
         self.groups.clear();
         for equals in self.entries.chunk_by(|a, b| a.size.mask == b.size.mask) {
             let (mask, count) = (equals[0].size.mask, equals.len());
-            self.groups.push(Group { mask, count, stale: true, sums: Sums::NOTHING });
+            self.groups.push(Group { mask, count, fresh: 0 });
         }
     }
 
@@ -184,12 +187,12 @@ impl List {
         };
         let same_place = self.order != Order::RestFirst || before.rest() == entry.size.rest();
         if entry.size.len != 0 && entry.size.mask == before.mask && same_place {
-            self.groups[group].stale = true;
+            self.groups[group].changed(was - start);
             self.entries[was] = entry;
             return;
         }
         self.groups[group].count -= 1;
-        self.groups[group].stale = true;
+        self.groups[group].changed(was - start);
         if self.groups[group].count == 0 {
             self.groups.remove(group);
         }
@@ -221,13 +224,12 @@ impl List {
     fn enter(&mut self, entry: &Entry, uncounted: usize) -> usize {
         let (group, start) = self.find(entry.size.mask);
         if self.groups.get(group).is_none_or(|group| group.mask != entry.size.mask) {
-            let new = Group { mask: entry.size.mask, count: 0, stale: true, sums: Sums::NOTHING };
-            self.groups.insert(group, new);
+            self.groups.insert(group, Group { mask: entry.size.mask, count: 0, fresh: 0 });
         }
         let start = start + uncounted;
         let now = self.place(start..start + self.groups[group].count, entry);
         self.groups[group].count += 1;
-        self.groups[group].stale = true;
+        self.groups[group].changed(now - start);
         now
     }
 
@@ -238,10 +240,12 @@ impl List {
             let equals = rest.split_off(..group.count).unwrap_or_default();
             let first = align_up(end, group.mask + 1).unwrap_or(u64::MAX);
             if let Some(last) = equals.iter().rfind(|entry| !entry.padding) {
-                end = first.saturating_add(last.end);
+                end = first.saturating_add(last.sums.used);
             }
             let used = equals.iter().filter(|entry| !entry.padding);
-            used.map(move |entry| (first.saturating_add(entry.end).saturating_sub(entry.size.len), entry))
+            used.map(move |entry| {
+                (first.saturating_add(entry.sums.used).saturating_sub(entry.size.len), entry)
+            })
         })
     }
 
@@ -283,10 +287,8 @@ impl List {
         let mut rest = &mut self.entries[..];
         for group in &mut self.groups {
             let equals = rest.split_off_mut(..group.count).unwrap_or_default();
-            if std::mem::take(&mut group.stale) {
-                group.sums = Sums::of(equals, group.mask, window);
-            }
-            let Group { mask, sums, .. } = *group;
+            let sums = group.add_up(equals, window);
+            let mask = group.mask;
             let follow = |end: u64, len: u64| match len {
                 0 => end,
                 _ => align_up(end, mask + 1).unwrap_or(u64::MAX).saturating_add(len),
@@ -309,32 +311,51 @@ fn key(by_rest: bool, entry: &Entry) -> (u64, u64) {
     (if by_rest { entry.size.rest() } else { 0 }, entry.turn)
 }
 
-impl Sums {
-    const NOTHING: Sums =
-        Sums { used: 0, padded: 0, largest: Largest::NONE, last_first: true, rest_first: true };
+impl Group {
+    /// The entry at this place has changed, and with it what those behind it come to.
+    fn changed(&mut self, place: usize) {
+        self.fresh = self.fresh.min(place);
+    }
 
-    /// Adds up entries of this alignment, and notes where each ends.
-    fn of(equals: &mut [Entry], mask: u64, window: Kind) -> Sums {
-        let mut sums = Sums::NOTHING;
-        let (mut whole, mut first_rest) = (false, 0);
-        let follow = |end: u64, len: u64| align_up(end, mask + 1).unwrap_or(u64::MAX).saturating_add(len);
-        for entry in equals {
-            let Size { len, largest, .. } = entry.size;
-            match (entry.padding, window) {
-                (false, _) => sums.used = follow(sums.used, len),
-                (true, Kind::Io) => sums.padded = len,
-                (true, _) => sums.padded = follow(sums.padded, len),
-            }
-            entry.end = sums.used;
-            sums.largest = sums.largest.or(largest);
-            match entry.size.rest() {
-                0 => whole = true,
-                rest if first_rest == 0 => first_rest = rest,
-                rest => sums.last_first &= rest == first_rest,
-            }
+    fn add_up(&mut self, equals: &mut [Entry], window: Kind) -> Sums {
+        let last = self.fresh.checked_sub(1).and_then(|last| equals.get(last));
+        let mut sums = last.map_or(Sums::NOTHING, |entry| entry.sums);
+        for entry in &mut equals[self.fresh..] {
+            sums.add(entry, window);
+            entry.sums = sums;
         }
-        sums.rest_first = !whole || first_rest == 0;
+        self.fresh = equals.len();
         sums
+    }
+}
+
+impl Sums {
+    pub(super) const NOTHING: Sums = Sums {
+        used: 0,
+        padded: 0,
+        largest: Largest::NONE,
+        whole: false,
+        rest: 0,
+        last_first: true,
+        rest_first: true,
+    };
+
+    /// Adds an entry behind those of the same alignment.
+    fn add(&mut self, entry: &Entry, window: Kind) {
+        let Size { len, mask, largest } = entry.size;
+        let follow = |end: u64| align_up(end, mask + 1).unwrap_or(u64::MAX).saturating_add(len);
+        match (entry.padding, window) {
+            (false, _) => self.used = follow(self.used),
+            (true, Kind::Io) => self.padded = len,
+            (true, _) => self.padded = follow(self.padded),
+        }
+        self.largest = self.largest.or(largest);
+        match entry.size.rest() {
+            0 => self.whole = true,
+            rest if self.rest == 0 => self.rest = rest,
+            rest => self.last_first &= rest == self.rest,
+        }
+        self.rest_first &= !self.whole || self.rest == 0;
     }
 }
 
@@ -368,24 +389,18 @@ pub(super) fn insert(list: &mut Vec<Entry>, entry: Entry) {
     list.insert(place, entry);
 }
 
-/// A node in a list, its size, where it ends in its group, and what its group comes to with and without padding, as the
-/// tests compare them.
+/// A node in a list, its size, and what its group comes to with it, without and with padding, as the tests compare them.
 #[cfg(test)]
-pub(super) type Shown = (usize, u64, u64, u64, u64, u64);
+pub(super) type Shown = (usize, u64, u64, u64, u64);
 
 #[cfg(test)]
 impl List {
     pub(super) fn shown(&self) -> Vec<Shown> {
-        let mut rest = &self.entries[..];
-        let group = |group: &Group| {
-            let (equals, others) = rest.split_at(group.count);
-            rest = others;
-            let Sums { used, padded, .. } = group.sums;
-            let entry =
-                |entry: &Entry| (entry.node, entry.size.len, entry.size.mask, entry.end, used, padded);
-            equals.iter().map(entry).collect::<Vec<_>>()
+        let shown = |entry: &Entry| {
+            let Entry { node, size, sums, .. } = *entry;
+            (node, size.len, size.mask, sums.used, sums.padded)
         };
-        self.groups.iter().flat_map(group).collect()
+        self.entries.iter().map(shown).collect()
     }
 
     /// Brings the entries into the order that the driver's own insertions give them.

@@ -22,7 +22,7 @@ use std::ops::Range;
 use super::host_bridge::{Kind, PerKind, Request};
 use super::{Bridge, BridgeKind, Function, PlacedBar, Role};
 use crate::units::{Addr, Bar, BarKind, KIB};
-use list::{Entry, Largest, List, Size, insert};
+use list::{Entry, Largest, List, Size, Sums, insert};
 use merging::{
     MEM64_THROUGH_NONE, MEM64_THROUGH_PREF64, Merging, ROOT_WITH_HIGH, ROOT_WITHOUT_HIGH, Route, WITH_PREF64,
     WITHOUT_PREF64,
@@ -433,7 +433,7 @@ impl<'a> Tree<'a> {
 
     fn entry(&self, node: usize, turn: u64) -> Entry {
         let Node { what, kind, size, .. } = self.nodes[node];
-        Entry { node, size, kind, padding: what == What::Padding, turn, end: 0 }
+        Entry { node, size, kind, padding: what == What::Padding, turn, sums: Sums::NOTHING }
     }
 
     /// Nodes of a bus are numbered in the order of insertion, but for a bridge's padding, which comes last.
