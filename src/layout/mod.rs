@@ -13,6 +13,7 @@ mod ovmf;
 mod ovmf_tests;
 mod pack;
 mod ram;
+mod room;
 mod seabios;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ mod window;
 pub use builtin::built_in;
 pub use eras::OvmfChange;
 pub use ram::{ram_map, refuses};
+pub use room::{Demand, Room};
 pub use seabios::{SeaBiosClamp, SeaBiosPadding, SeaBiosRules};
 pub use types::*;
 
@@ -57,13 +59,15 @@ impl<'a> Predictor<'a> {
         }
     }
 
-    /// Bytes that BARs of memory can come to at most, if all of them are to be reachable: where theirs are larger, not
-    /// all are, and [`Predictor::lay_out`] need not be asked. That they are not says nothing.
-    pub fn room(&self, cpu: GuestCpu, mmio64_mb: Option<String>) -> u64 {
+    /// The space that there is for BARs, with this in the place of the guest's own.
+    pub fn room(&self, cpu: GuestCpu, mmio64_mb: Option<String>) -> Room {
         let guest = Guest { cpu, mmio64_mb, ..self.guest.clone() };
         match &guest.firmware {
             Firmware::Ovmf(rules) => ovmf::room(&guest, rules),
-            Firmware::SeaBios(_) => guest.cpu.phys_bits.limit(),
+            Firmware::SeaBios(_) => {
+                let all = guest.cpu.phys_bits.limit();
+                Room { all, above_4g: all }
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use super::pack::{PackRules, Padding, Tree};
 use super::ram::{ram_map, refuses};
 use super::width::ovmf_width;
 use super::window::{Aperture, Classic, ovmf_window};
-use super::{Bridge, Chipset, Guest, Layout, Outcome, OvmfRules, PlacedBar, RamMap, Width, Window};
+use super::{Bridge, Chipset, Guest, Layout, Outcome, OvmfRules, PlacedBar, RamMap, Room, Width, Window};
 use crate::units::{BarKind, Bytes, GIB, KIB, MIB, PhysBits, Span, align_up};
 
 /// The space that OVMF has for BARs, and how it comes to it.
@@ -34,10 +34,12 @@ impl Space {
     }
 }
 
-/// Bytes of memory that BARs can take of this guest at most.
-pub(super) fn room(guest: &Guest, rules: &OvmfRules) -> u64 {
+/// The space of this guest for BARs of memory.
+pub(super) fn room(guest: &Guest, rules: &OvmfRules) -> Room {
     let Space { low, high, .. } = Space::new(guest, rules);
-    [Some(low), high].into_iter().flatten().map(|pool| pool.end.saturating_sub(pool.base)).sum()
+    let len = |pool: Pool| pool.end.saturating_sub(pool.base);
+    let above_4g = high.map_or(0, len);
+    Room { all: len(low).saturating_add(above_4g), above_4g }
 }
 
 /// Where OVMF puts every BAR of this guest, whose functions `tree` was made of.

@@ -11,10 +11,10 @@
 use std::borrow::Cow;
 
 use super::Bits;
-use super::judge::{Devices, judge, memory};
+use super::judge::{Devices, judge};
 use super::policy::{FwCfg, Settings};
 use crate::guest::{Assembled, WidthControl};
-use crate::layout::{Firmware, Guest, GuestCpu, Layout, Outcome, Predictor};
+use crate::layout::{Demand, Firmware, Guest, GuestCpu, Layout, Outcome, Predictor};
 use crate::units::{GIB, PhysBits};
 
 /// What may be changed about a guest.
@@ -130,8 +130,8 @@ impl<'a> Rig<'a> {
 /// Searches. `rig` holds the guest to make room for (headroom included), `now` is how it fares as it stands.
 pub(super) fn decide(rig: &mut Rig<'_>, bounds: Bounds, settings: Settings, now: &Trial) -> Decision {
     let (assembled, guest, present) = (rig.assembled, rig.guest, now.candidate);
-    let memory = memory(&rig.devices, &now.layout);
-    let mut search = Search { rig, now, memory, best: None };
+    let demand = Demand::new(&guest.bus, |id| rig.devices.is_gpu(id).is_some());
+    let mut search = Search { rig, now, demand, best: None };
     let mut tried = Vec::new();
     let widths = widths(bounds, settings, present, assembled.cpu.control);
     let ovmf = matches!(guest.firmware, Firmware::Ovmf(_));
@@ -211,8 +211,8 @@ struct Search<'a, 'g> {
     rig: &'a mut Rig<'g>,
     /// The guest as it stands.
     now: &'a Trial,
-    /// Bytes of memory that the devices' BARs come to.
-    memory: u64,
+    /// What the devices ask for.
+    demand: Demand,
     /// The best of those that do not fit.
     best: Option<Cow<'a, Trial>>,
 }
@@ -250,8 +250,8 @@ impl<'a> Search<'a, '_> {
     /// fares.
     fn is_hopeless(&self, candidate: &Candidate) -> bool {
         let guest = self.rig.guest;
-        *candidate != self.now.candidate
-            && self.memory > self.rig.predictor.room(candidate.cpu(guest), candidate.mmio64_mb(guest))
+        let room = || self.rig.predictor.room(candidate.cpu(guest), candidate.mmio64_mb(guest));
+        *candidate != self.now.candidate && !room().may_hold(self.demand)
     }
 
     /// Tries a candidate, unless that is what stands.

@@ -2,7 +2,6 @@
 
 use crate::guest::Assembled;
 use crate::layout::{FunctionId, Layout, Outcome, PlacedBar};
-use crate::units::BarKind;
 
 /// Index of the expansion ROM; drivers do without it.
 const ROM_INDEX: u8 = 6;
@@ -43,16 +42,9 @@ impl Devices {
     }
 
     /// Whether a device is a GPU; `None` for what is no device.
-    fn is_gpu(&self, id: FunctionId) -> Option<bool> {
+    pub(super) fn is_gpu(&self, id: FunctionId) -> Option<bool> {
         self.0.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| self.0[at].1)
     }
-}
-
-/// Bytes of memory that the devices' BARs come to.
-pub(super) fn memory(devices: &Devices, layout: &Layout) -> u64 {
-    let of_devices = layout.bars.iter().filter(|placed| devices.is_gpu(placed.function).is_some());
-    let needed = of_devices.filter(|placed| placed.bar.index != ROM_INDEX && placed.bar.kind != BarKind::Io);
-    needed.fold(0, |sum: u64, placed| sum.saturating_add(placed.bar.size.get()))
 }
 
 /// The BARs of a layout by function.
