@@ -122,8 +122,8 @@ fn work_grows_with_the_text_and_no_faster() {
 }
 
 #[test]
-fn a_decision_is_no_more_than_a_few_parses() {
-    assert!(ratio("decide eight", "parse 20") < 1.0);
+fn a_decision_is_less_than_a_parse() {
+    assert!(ratio("decide eight", "parse 20") < 0.5);
 }
 
 /// The whole hook at `prepare`, beside a program that does nothing.
@@ -150,7 +150,7 @@ fn a_hook_is_little_more_than_a_process() {
     let nothing = of(Path::new("/bin/true"), "");
     // The first call looks the firmware up, and remembers it.
     of(&hook, &nova(4, 20_000));
-    for (gpus, most) in [(4, 30.0), (0, 2.5)] {
+    for (gpus, most) in [(4, 26.0), (0, 2.5)] {
         let ratio = of(&hook, &nova(gpus, 20_000)) as f64 / nothing as f64;
         println!("hook, {gpus} GPUs: {ratio:.1} times /bin/true ({nothing})");
         assert!(ratio < most, "{gpus} GPUs: {ratio:.1}");
@@ -189,7 +189,7 @@ fn a_hook_asks_for_what_the_guest_needs() {
     let (_, end) = rest.split_once("</nvram>\n").expect("its variables");
     let bios = format!("{start}{end}");
     for (what, text, read, most) in
-        [("UEFI", &uefi, true, 270), ("BIOS", &bios, true, 320), ("no GPUs", &nova(0, 20_000), false, 115)]
+        [("UEFI", &uefi, true, 270), ("BIOS", &bios, true, 320), ("no GPUs", &nova(0, 20_000), false, 100)]
     {
         // The first call makes folders.
         asked_of_the_system(&machine, &hook, text);
