@@ -327,6 +327,16 @@ pub struct Bar {
     pub kind: BarKind,
 }
 
+impl Bar {
+    /// Index of the expansion ROM.
+    pub const ROM: u8 = 6;
+
+    /// Whether it is the expansion ROM rather than a register.
+    pub fn is_rom(&self) -> bool {
+        self.index == Bar::ROM
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ pub(super) struct Emulated {
     pub usb: bool,
 }
 
-const ROM: u8 = 6;
+const ROM: u8 = Bar::ROM;
 const NIC_ROM: (u8, u64, BarKind) = (ROM, 256 * KIB, Mem32);
 const VGA_ROM: (u8, u64, BarKind) = (ROM, 64 * KIB, Mem32);
 

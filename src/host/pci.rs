@@ -26,7 +26,7 @@ const IORESOURCE_MEM_64: u64 = 0x10_0000;
 const LARGE: u64 = 128 << 20;
 
 const BARS: u8 = 6;
-const ROM: u8 = 6;
+const ROM: u8 = Bar::ROM;
 
 /// Why a PCI function could not be read.
 #[derive(Debug, Error)]

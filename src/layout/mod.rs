@@ -49,7 +49,7 @@ impl<'a> Predictor<'a> {
 
     /// As [`lay_out`], with this in the place of the guest's own [`Guest::cpu`] and [`Guest::mmio64_mb`].
     pub fn lay_out(&mut self, cpu: GuestCpu, mmio64_mb: Option<String>) -> Layout {
-        let guest = Guest { cpu, mmio64_mb, ..self.guest.clone() };
+        let guest = self.guest.with(cpu, mmio64_mb);
         match &guest.firmware {
             Firmware::Ovmf(rules) => {
                 let tree = self.tree.get_or_insert_with(|| pack::Tree::new(&self.guest.bus));
@@ -61,7 +61,7 @@ impl<'a> Predictor<'a> {
 
     /// The space that there is for BARs, with this in the place of the guest's own.
     pub fn room(&self, cpu: GuestCpu, mmio64_mb: Option<String>) -> Room {
-        let guest = Guest { cpu, mmio64_mb, ..self.guest.clone() };
+        let guest = self.guest.with(cpu, mmio64_mb);
         match &guest.firmware {
             Firmware::Ovmf(rules) => ovmf::room(&guest, rules),
             Firmware::SeaBios(_) => {

@@ -6,8 +6,6 @@ use crate::units::{Bar, BarKind, GIB};
 
 /// A BAR of this size lies above 4 GiB or nowhere.
 const LARGE: u64 = 4 * GIB;
-/// Index of the expansion ROM, which keeps no address.
-const ROM: u8 = 6;
 
 /// Bytes that BARs of memory can come to at most, if all of them are to be reachable.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -59,7 +57,7 @@ impl Demand {
     ) {
         for function in functions {
             if wanted(function.id) {
-                for Bar { size, kind, .. } in function.bars.iter().filter(|bar| bar.index != ROM) {
+                for Bar { size, kind, .. } in function.bars.iter().filter(|bar| !bar.is_rom()) {
                     if *kind != BarKind::Io {
                         self.all = self.all.saturating_add(size.get());
                     }

@@ -33,6 +33,13 @@ pub struct Guest {
     pub bus: Functions,
 }
 
+impl Guest {
+    /// The same guest with another CPU and another [`Guest::mmio64_mb`].
+    pub fn with(&self, cpu: GuestCpu, mmio64_mb: Option<String>) -> Guest {
+        Guest { cpu, mmio64_mb, ..self.clone() }
+    }
+}
+
 /// Functions in a row, shared by all copies of a [`Guest`] until one of them changes its own.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Functions(Arc<Vec<Function>>);

@@ -93,7 +93,7 @@ impl Candidate {
 
     /// The guest as the candidate would make it.
     pub(super) fn of(&self, guest: &Guest) -> Guest {
-        Guest { cpu: self.cpu(guest), mmio64_mb: self.mmio64_mb(guest), ..guest.clone() }
+        guest.with(self.cpu(guest), self.mmio64_mb(guest))
     }
 }
 

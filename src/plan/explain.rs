@@ -138,7 +138,7 @@ fn ends_beyond(address: Addr, size: Bytes, limit: u64) -> bool {
 
 /// The largest BAR of a device with these that cannot be used, and why.
 fn why_unplaced(case: &Case<'_>, layout: &Layout, bars: &[PlacedBar]) -> Unusable {
-    let unusable = bars.iter().filter(|bar| bar.bar.index <= 5).filter(|bar| match bar.address {
+    let unusable = bars.iter().filter(|bar| !bar.bar.is_rom()).filter(|bar| match bar.address {
         None => true,
         Some(address) => !bar.reachable || ends_beyond(address, bar.bar.size, case.limit),
     });

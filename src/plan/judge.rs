@@ -3,9 +3,6 @@
 use crate::guest::Assembled;
 use crate::layout::{FunctionId, Layout, Outcome, PlacedBar};
 
-/// Index of the expansion ROM; drivers do without it.
-const ROM_INDEX: u8 = 6;
-
 /// How a device fares.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Placement {
@@ -95,7 +92,7 @@ pub(super) fn of_bars(bars: &[PlacedBar], limit: u64) -> Placement {
         let end = placed.address.and_then(|a| a.get().checked_add(placed.bar.size.get()));
         placed.reachable && end.is_some_and(|end| end <= limit)
     };
-    let needed = || bars.iter().filter(|placed| placed.bar.index != ROM_INDEX);
+    let needed = || bars.iter().filter(|placed| !placed.bar.is_rom());
     if needed().all(usable) {
         Placement::Placed
     } else if needed().max_by_key(|placed| placed.bar.size).is_some_and(usable) {

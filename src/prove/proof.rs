@@ -110,7 +110,7 @@ fn compare_linux(
     }
     // What Linux finds for a device that OVMF has dropped is luck, and nobody predicts it.
     let may_rescue = matches!(firmware, Firmware::Ovmf(_));
-    let memory = |bar: &&PlacedBar| bar.bar.kind != BarKind::Io && bar.bar.index != 6;
+    let memory = |bar: &&PlacedBar| bar.bar.kind != BarKind::Io && !bar.bar.is_rom();
     for guess in predicted.bars.iter().filter(memory) {
         let expected = guess.address.is_some() && (guess.reachable || guess.rescued);
         let id = guess.function;

@@ -221,7 +221,7 @@ impl Devices<'_> {
 
     /// An expansion ROM as large as the guest's, all zeroes: firmware sees that it holds no program.
     fn rom(&self, f: &Function) -> Result<String> {
-        let Some(rom) = f.bars.iter().find(|b| b.index == 6) else { return Ok(",romfile=".to_owned()) };
+        let Some(rom) = f.bars.iter().find(|b| b.is_rom()) else { return Ok(",romfile=".to_owned()) };
         let size = rom.size.get();
         let path = self.folder.join(format!("rom-{size}"));
         let file = std::fs::File::create(&path).map_err(Error::io(path.display().to_string()))?;

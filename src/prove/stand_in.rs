@@ -287,7 +287,7 @@ impl Maker {
             };
             let mut bars = part.device.bars();
             // The ROM stays what it was: any device takes a ROM file of any size.
-            bars.extend(f.bars.iter().filter(|b| n == 0 && b.index == 6));
+            bars.extend(f.bars.iter().filter(|b| n == 0 && b.is_rom()));
             registers.extend(part.stands_for.iter().map(|&(was, is)| (was, id, is)));
             self.devices.insert(id, part.device);
             let (vga, usb) = (part.device.vga(), part.device.usb());
@@ -306,7 +306,7 @@ impl Maker {
 
     /// The devices that together have BARs like those of `f`.
     fn parts(&mut self, f: &Function) -> Vec<Part> {
-        let own: Vec<Bar> = f.bars.iter().copied().filter(|b| b.index != 6).collect();
+        let own: Vec<Bar> = f.bars.iter().copied().filter(|b| !b.is_rom()).collect();
         let primary =
             |d: &Device| matches!(d, Device::QxlVga { .. } | Device::Fixed(Fixed { driver: QXL, .. }));
         if let Some(device) = exact(&own, f).filter(|d| !(self.vga_taken && primary(d))) {

@@ -113,7 +113,7 @@ pub fn rule(layout: &Layout) -> String {
         (Outcome::GivesUp(_), _) => "gives up".to_owned(),
         (Outcome::Boots, None) => "no window".to_owned(),
         (Outcome::Boots, Some(Window { rule, .. })) => {
-            let dropped = layout.bars.iter().any(|b| b.address.is_none() && b.bar.index != 6);
+            let dropped = layout.bars.iter().any(|b| b.address.is_none() && !b.bar.is_rom());
             format!("{rule:?}{}", if dropped { ", some unplaced" } else { "" })
         }
     }

@@ -92,7 +92,7 @@ fn functions(functions: &[&PciFunction], paint: Paint) -> String {
         let name = known.map_or_else(|| format!("class {}", function.class), |entry| entry.name.to_owned());
         let bars = function.bars.as_ref().map(|bars| {
             bars.iter()
-                .filter(|bar| bar.index <= 5)
+                .filter(|bar| !bar.is_rom())
                 .map(|bar| bar.size.to_string())
                 .collect::<Vec<_>>()
                 .join(" + ")

@@ -34,7 +34,7 @@ pub(super) fn placements<'a>(answer: &'a Answer, layout: Option<&Layout>) -> Vec
         PlacedDevice {
             device,
             placed: boots.is_some_and(|layout| answer.is_placed(layout, device.id)),
-            registers: device.bars.iter().filter(|bar| bar.index <= 5).map(register).collect(),
+            registers: device.bars.iter().filter(|bar| !bar.is_rom()).map(register).collect(),
         }
     };
     answer.assembled.devices.iter().map(one).collect()

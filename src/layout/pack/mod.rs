@@ -30,8 +30,6 @@ use merging::{
 
 /// BARs of memory are aligned to a page at least.
 const PAGE_MASK: u64 = 4 * KIB - 1;
-/// Index of the expansion ROM among BARs.
-const ROM: u8 = 6;
 
 /// Space kept free behind a hot-plug bridge, naturally aligned; 0: none.
 pub(super) type Padding = PerKind<u64>;
@@ -138,7 +136,7 @@ pub(super) struct Tree<'a> {
     /// Root buses: main bus first, then expander buses by number.
     roots: Vec<usize>,
     /// The rules by which the lists were filled; `None` before the first boot.
-    filled: Option<PackRules>,
+    rules: Option<PackRules>,
     nodes: Vec<Node>,
 }
 
@@ -151,7 +149,7 @@ impl<'a> Tree<'a> {
             bars: Vec::with_capacity(count.bars),
             buses: Vec::with_capacity(count.bridges + 1),
             roots: Vec::with_capacity(1),
-            filled: None,
+            rules: None,
             nodes: Vec::with_capacity(count.bars + (count.bridges + 1) * GROUP),
         };
         tree.add_root(bus, true);
@@ -182,7 +180,7 @@ impl<'a> Tree<'a> {
             let first = self.nodes.len();
             let behind = bridge(function).filter(|_| expander(function).is_none());
             let may_go = behind.is_none() && !on_bus_0 && !function.vga;
-            for bar in function.bars.iter().filter(|bar| bar.index != ROM) {
+            for bar in function.bars.iter().filter(|bar| !bar.is_rom()) {
                 let (kind, len, mask) = demand(bar);
                 let node = self.nodes.len();
                 let largest = if may_go { Largest { len, node } } else { Largest::NONE };
@@ -238,7 +236,7 @@ impl<'a> Tree<'a> {
     /// Builds the resource trees of a boot: nothing has been given up, and `padding` says what a hot-plug bridge keeps
     /// free.
     pub(super) fn boot(&mut self, rules: PackRules, padding: impl Fn(&Bridge) -> Padding) {
-        if self.filled.replace(rules) != Some(rules) {
+        if self.rules.replace(rules) != Some(rules) {
             // Nodes in no list are resized at no cost.
             self.buses.iter_mut().for_each(|bus| bus.filled = false);
         }
@@ -297,7 +295,7 @@ impl<'a> Tree<'a> {
 
     /// Gives up the largest consumer of each type that was not satisfied. `false` when nobody can be given up.
     pub(super) fn give_up(&mut self, unsatisfied: PerKind<bool>) -> bool {
-        let Some(rules) = self.filled else { return false };
+        let Some(rules) = self.rules else { return false };
         // All are looked for before the first is given up.
         let mut largest = [None; 5];
         for kind in Kind::ALL.into_iter().filter(|kind| unsatisfied[*kind as usize]) {
@@ -496,7 +494,7 @@ impl Tree<'_> {
         let mut tree = self.clone();
         for bus in (0..tree.buses.len()).rev() {
             tree.buses[bus].filled = false;
-            tree.lay_out(bus, self.filled.expect("a boot"));
+            tree.lay_out(bus, self.rules.expect("a boot"));
         }
         tree.lists()
     }
@@ -514,7 +512,7 @@ impl Tree<'_> {
 }
 
 fn rom_sizes(function: &Function) -> impl Iterator<Item = u64> {
-    function.bars.iter().filter(|bar| bar.index == ROM).map(|bar| bar.size.get())
+    function.bars.iter().filter(|bar| bar.is_rom()).map(|bar| bar.size.get())
 }
 
 /// Space for copying expansion ROMs: that of the largest.

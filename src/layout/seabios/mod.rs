@@ -28,8 +28,6 @@ const MEM32_END: u64 = 0xfec0_0000;
 const Q35_MMCONFIG: u64 = 0xb000_0000;
 const Q35_MEM32_START: u64 = 0xc000_0000;
 const FOUR_GIB: u64 = 4 * GIB;
-/// Index of an expansion ROM: it has an address, but nobody maps it.
-const ROM: u8 = 6;
 
 /// Where SeaBIOS puts every BAR of this guest.
 pub(super) fn lay_out(guest: &Guest, rules: &SeaBiosRules) -> Layout {
@@ -266,7 +264,7 @@ fn placed_bars(guest: &Guest, ram: &RamMap, placement: &Placement<'_>) -> Vec<Pl
 
 fn collect(functions: &[Function], found: &mut impl FnMut(FunctionId, Bar)) {
     for function in functions {
-        function.bars.iter().filter(|bar| bar.index != ROM).for_each(|bar| found(function.id, *bar));
+        function.bars.iter().filter(|bar| !bar.is_rom()).for_each(|bar| found(function.id, *bar));
         if let Role::Bridge(bridge) = &function.role {
             collect(&bridge.children, found);
         }
