@@ -602,21 +602,29 @@ fn conditions() {
     }
 }
 
-/// Each file of a device vanishes, or blocks whoever reads it.
+/// Each file of a device vanishes, or blocks whoever reads it. Of what says the same twice one is enough.
 #[test]
 fn sysfs_that_vanishes_or_blocks() {
-    let files = ["vendor", "device", "class", "resource"];
+    let device = "$ROOT/sys/bus/pci/devices/0000:61:00.0";
+    let alias = format!("{device}/modalias");
     std::thread::scope(|scope| {
-        for file in files {
+        for file in ["vendor", "device", "class", "resource"] {
+            let (path, alias) = (format!("{device}/{file}"), alias.clone());
             scope.spawn(move || {
-                let path = format!("$ROOT/sys/bus/pci/devices/0000:61:00.0/{file}");
                 let sandbox = Sandbox::new();
-                let (corrected, told) = broken(&sandbox, &format!("rm -f {path}"));
+                let (corrected, told) = broken(&sandbox, &format!("rm -f {path} {alias}"));
                 assert!(!corrected && told.contains(file) && told.contains("No such file"), "{file}: {told}");
-                let (corrected, told) = broken(&sandbox, &format!("rm -f {path}; mkfifo {path}"));
+                let (corrected, told) = broken(&sandbox, &format!("rm -f {path} {alias}; mkfifo {path}"));
                 assert!(!corrected && told.contains("it took too long"), "{file}: {told}");
             });
         }
+        scope.spawn(|| {
+            let sandbox = Sandbox::new();
+            let (corrected, told) = broken(&sandbox, &format!("rm -f {alias}"));
+            assert!(corrected, "{told}");
+            let (corrected, told) = broken(&sandbox, &format!("rm -f {alias}; mkfifo {alias}"));
+            assert!(!corrected && told.contains("it took too long"), "{told}");
+        });
     });
     in_the_docs("| a file of a device in `/sys` vanishes | as without barfit |");
     in_the_docs("| a file of a device in `/sys` blocks for ever | as without barfit, after 5 s |");

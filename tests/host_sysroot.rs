@@ -145,10 +145,29 @@ fn one_function_is_read_alone() {
     fs::remove_dir_all(root.path().join("sys/bus/pci/devices/0000:51:00.0")).expect("removed");
     root.write("sys/bus/pci/devices/0000:61:00.0/resource", "nonsense");
     let function = root.host().pci_function(address("41:00.0")).expect("readable");
-    assert_eq!((function.iommu_group, function.numa_node), (Some(12), Some(1)));
     let bars = function.bars.expect("known");
     let expected = Bar { index: 2, size: Bytes(128 << 30), kind: BarKind::Mem64Prefetchable };
     assert_eq!((bars.len(), bars[1]), (3, expected));
+}
+
+/// `modalias` says what three files say, and they are read where it does not.
+#[test]
+fn ids_by_whichever_file_there_is() {
+    let root = Sysroot::server();
+    let folder = "sys/bus/pci/devices/0000:61:00.0";
+    let ids = || {
+        let function = root.host().pci_function(address("61:00.0")).expect("readable");
+        (function.vendor, function.device, function.class)
+    };
+    let expected = ("1002".to_owned(), "738c".to_owned(), "038000".to_owned());
+    assert_eq!(ids(), expected);
+    root.write(&format!("{folder}/modalias"), "pci:v00001002\n");
+    assert_eq!(ids(), expected);
+    root.write(&format!("{folder}/modalias"), "pci:v00001002d0000738Csv00001002sd00000C34bc03sc80i00\n");
+    for file in ["vendor", "device", "class"] {
+        fs::remove_file(root.path().join(folder).join(file)).expect("removed");
+    }
+    assert_eq!(ids(), expected);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::plan_file::{sweep, write_atomically};
-use crate::host::{Depth, FirmwareFile, Host};
+use crate::host::{Depth, FirmwareFile, Host, bytes};
 
 /// Where it is, below the root directory.
 const CACHE: &str = "var/cache/barfit/firmware.json";
@@ -88,8 +88,7 @@ fn modified(facts: &fs::Metadata) -> i128 {
 
 fn read(root: &Path) -> Cache {
     let path = root.join(CACHE);
-    let small = fs::metadata(&path).is_ok_and(|facts| facts.is_file() && facts.len() <= LARGEST);
-    let text = small.then(|| fs::read(&path).ok()).flatten().unwrap_or_default();
+    let text = bytes(&path, LARGEST).unwrap_or_default();
     let cache: Cache = serde_json::from_slice(&text).unwrap_or_default();
     let own = env!("CARGO_PKG_VERSION");
     if cache.barfit == own { cache } else { Cache { barfit: own.to_owned(), ..Cache::default() } }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::attribute;
 use crate::plan::Change;
 
 /// The value of `schema`.
@@ -127,8 +128,8 @@ pub fn since_boot() -> u64 {
 /// The kernel does not say; the error names the file.
 pub fn boot_id(root: &Path) -> io::Result<String> {
     let path = root.join("proc/sys/kernel/random/boot_id");
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(text.trim().to_owned()),
+    match attribute(&path) {
+        Ok(text) => Ok(text),
         Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
     }
 }

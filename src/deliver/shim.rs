@@ -108,24 +108,41 @@ fn guest_uuid(arguments: &[OsString]) -> Option<String> {
 /// # Errors
 /// There is none.
 pub fn real_emulator(root: &Path, name: &OsStr) -> Result<PathBuf, String> {
-    let shims = root.join(FOLDER);
-    // A link in the shim's place, as a removal may leave one, is no shim.
-    let own = Some(shims.join(name)).filter(|path| !path.is_symlink());
-    let own = own.and_then(|path| fs::metadata(path).ok()).map(|facts| identity(&facts));
-    let link = fs::read_link(shims.join("real").join(name));
-    let usual = EMULATOR_FOLDERS.iter().map(|folder| Path::new("/").join(folder).join(name));
-    let is_real = |path: &PathBuf| match fs::metadata(root.join(path.strip_prefix("/").unwrap_or(path))) {
-        Ok(facts) => facts.is_file() && Some(identity(&facts)) != own,
-        // What cannot be looked at for another reason than that it is not there may still run.
-        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
-    };
-    link.ok().into_iter().chain(usual).find(is_real).ok_or_else(|| {
+    let found = real_beside(root, name, own(root, name).as_ref());
+    found.map(|(path, _)| path).ok_or_else(|| {
         format!(
             "barfit: the emulator `{}` is in none of /{}; install QEMU, or uninstall barfit's shim with `barfit uninstall`",
             name.to_string_lossy(),
             EMULATOR_FOLDERS.join(", /")
         )
     })
+}
+
+/// The shim of this name. A link in its place, as a removal may leave one, is no shim.
+fn own(root: &Path, name: &OsStr) -> Option<fs::Metadata> {
+    fs::symlink_metadata(root.join(FOLDER).join(name)).ok().filter(|facts| !facts.is_symlink())
+}
+
+/// The emulator behind a shim, and what it is as far as it can be looked at.
+fn real_beside(
+    root: &Path,
+    name: &OsStr,
+    own: Option<&fs::Metadata>,
+) -> Option<(PathBuf, Option<fs::Metadata>)> {
+    let link = fs::read_link(root.join(FOLDER).join("real").join(name));
+    let usual = EMULATOR_FOLDERS.iter().map(|folder| Path::new("/").join(folder).join(name));
+    let real = |path: PathBuf| match fs::metadata(root.join(path.strip_prefix("/").unwrap_or(&path))) {
+        Ok(facts) => {
+            let is_real = facts.is_file() && Some(identity(&facts)) != own.map(identity);
+            is_real.then_some((path, Some(facts)))
+        }
+        // What cannot be looked at for another reason than that it is not there may still run.
+        Err(error) => {
+            let is_there = !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+            is_there.then_some((path, None))
+        }
+    };
+    link.ok().into_iter().chain(usual).find_map(real)
 }
 
 /// Touches the shims that are older than the emulator behind them, and names them.
@@ -142,16 +159,16 @@ pub fn refresh(root: &Path) -> Vec<PathBuf> {
 
 /// `now` in whole seconds.
 fn refresh_at(root: &Path, now: u64) -> Vec<PathBuf> {
-    let changed = |path: &Path| fs::metadata(path).ok().map(|facts| (facts.ctime(), facts.ctime_nsec()));
-    let is_stale = |shim: &PathBuf| {
-        let Some(since) = changed(shim) else { return false };
-        let real = shim.file_name().and_then(|name| real_emulator(root, name).ok());
-        let real = real.and_then(|path| changed(&root.join(path.strip_prefix("/").unwrap_or(&path))));
-        real.is_some_and(|at| at > since) && u64::try_from(since.0).is_ok_and(|second| now > second)
+    let changed = |facts: &fs::Metadata| (facts.ctime(), facts.ctime_nsec());
+    let is_stale = |name: &OsStr| {
+        let Some(shim) = own(root, name) else { return false };
+        let real = real_beside(root, name, Some(&shim)).and_then(|(_, facts)| facts);
+        real.is_some_and(|real| changed(&real) > changed(&shim))
+            && u64::try_from(shim.ctime()).is_ok_and(|second| now > second)
     };
     let touch = |shim: &PathBuf| File::open(shim).and_then(|file| file.set_modified(SystemTime::now()));
-    let shims = NAMES.iter().map(|name| root.join(FOLDER).join(name));
-    shims.filter(|shim| is_stale(shim) && touch(shim).is_ok()).collect()
+    let stale = NAMES.iter().filter(|name| is_stale(OsStr::new(name)));
+    stale.map(|name| root.join(FOLDER).join(name)).filter(|shim| touch(shim).is_ok()).collect()
 }
 
 fn identity(facts: &fs::Metadata) -> (u64, u64) {

@@ -27,6 +27,7 @@ pub use iommu::ReservedRegion;
 pub use json::HostFileError;
 pub use pci::PciError;
 pub use programs::FoundVersion;
+pub(crate) use read::{attribute, bytes};
 pub use version::Version;
 
 use crate::catalogue;
@@ -70,7 +71,7 @@ impl Host {
         iommu::reserved_regions(&self.root, iommu_group)
     }
 
-    /// One PCI function; nothing else is read.
+    /// One PCI function, as far as a guest sees it (group and node are not read); nothing else is read.
     pub fn pci_function(&self, address: PciAddress) -> Result<PciFunction, PciError> {
         pci::function(&self.root, address)
     }

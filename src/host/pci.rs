@@ -3,11 +3,13 @@
 //! `resource` holds one line a BAR (first address, last address, flags), line 6 the expansion ROM; what follows are
 //! SR-IOV VF BARs and bridge windows, which a guest that is given this function never sees. An unassigned BAR keeps
 //! its size there (from 0 on); one that the kernel gave up on becomes a line of zeros, and only the register in
-//! `config` still tells. Flags: Linux `include/linux/ioport.h`, which promises not to move them.
+//! `config` still tells. Flags: Linux `include/linux/ioport.h`, which promises not to move them. `modalias` holds the
+//! ids and the class in one line (`modalias_show`, Linux `drivers/pci/pci-sysfs.c`; what it looks like is fixed by
+//! `file2alias`); they are read one by one only where it does not.
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -56,9 +58,9 @@ pub enum PciError {
     },
 }
 
-/// Reads one function.
+/// What a guest sees of one function: its ids and BARs. Where it stands in this host is left out.
 pub(super) fn function(root: &Path, address: PciAddress) -> Result<PciFunction, PciError> {
-    let dir = root.join("sys/bus/pci/devices").join(address.to_string());
+    let dir = folder(root, address);
     let attribute = |file: &'static str| match read::attribute(&dir.join(file)) {
         Ok(text) => Ok(text),
         Err(_) if !dir.exists() => Err(PciError::Missing(address)),
@@ -77,26 +79,26 @@ pub(super) fn function(root: &Path, address: PciAddress) -> Result<PciFunction, 
         file: "resource",
         content: resource.chars().take(40).collect(),
     })?;
-    let (vendor, device, class) = (id("vendor", 4)?, id("device", 4)?, id("class", 6)?);
+    let ids = read::attribute(&dir.join("modalias")).ok().and_then(|text| parse_modalias(&text));
+    let (vendor, device, class) = match ids {
+        Some(ids) => ids,
+        None => (id("vendor", 4)?, id("device", 4)?, id("class", 6)?),
+    };
     // Reading `config` wakes a device that sleeps, so only where something is missing: no GPU has but small BARs.
     // A VF's registers are zero whatever it has.
     let forgotten = catalogue::is_gpu(&class, &vendor, &device)
         && lines.iter().all(|line| line.size < LARGE)
         && !dir.join("physfn").exists()
         && config_has_other_bars(&dir, &lines);
-    Ok(PciFunction {
-        address,
-        vendor,
-        device,
-        class,
-        iommu_group: group(&dir),
-        // -1 where the machine has no nodes
-        numa_node: attribute("numa_node").ok().and_then(|node| node.parse().ok()),
-        bars: if forgotten { None } else { lines.into_iter().map(Line::bar).collect() },
-    })
+    let bars = if forgotten { None } else { lines.into_iter().map(Line::bar).collect() };
+    Ok(PciFunction { address, vendor, device, class, iommu_group: None, numa_node: None, bars })
 }
 
-/// All functions, by address, and a note on each that could not be read.
+fn folder(root: &Path, address: PciAddress) -> PathBuf {
+    root.join(format!("sys/bus/pci/devices/{address}"))
+}
+
+/// All functions, by address, with their groups and nodes, and a note on each that could not be read.
 pub(super) fn functions(root: &Path) -> (Vec<PciFunction>, Vec<String>) {
     let mut addresses: Vec<PciAddress> = fs::read_dir(root.join("sys/bus/pci/devices"))
         .into_iter()
@@ -113,7 +115,10 @@ pub(super) fn functions(root: &Path) -> (Vec<PciFunction>, Vec<String>) {
                 if function.bars.is_none() {
                     notes.push(format!("the kernel does not know the BAR sizes of {address}"));
                 }
-                found.push(function);
+                let dir = folder(root, address);
+                // -1 where the machine has no nodes
+                let node = read::attribute(&dir.join("numa_node")).ok().and_then(|node| node.parse().ok());
+                found.push(PciFunction { iommu_group: group(&dir), numa_node: node, ..function });
             }
             Err(error) => notes.push(error.to_string()),
         }
@@ -124,7 +129,7 @@ pub(super) fn functions(root: &Path) -> (Vec<PciFunction>, Vec<String>) {
 /// Whether a function is PCI Express, by its capability list; `None` where that cannot be read (it takes root).
 /// A device that sleeps is woken up by this.
 pub(super) fn is_express(root: &Path, address: PciAddress) -> Option<bool> {
-    let dir = root.join("sys/bus/pci/devices").join(address.to_string());
+    let dir = folder(root, address);
     let config = read::bytes(&dir.join("config"), 256).ok()?;
     let byte = |at: u8| config.get(usize::from(at)).copied();
     if byte(0x06)? & 0x10 == 0 {
@@ -146,6 +151,20 @@ pub(super) fn is_express(root: &Path, address: PciAddress) -> Option<bool> {
 
 fn group(dir: &Path) -> Option<u32> {
     fs::read_link(dir.join("iommu_group")).ok()?.file_name()?.to_str()?.parse().ok()
+}
+
+/// Vendor, device and class as their own files have them, from `pci:v000010DEd00002330sv…sd…bc03sc02i00`.
+fn parse_modalias(text: &str) -> Option<(String, String, String)> {
+    let mut rest = text.strip_prefix("pci:")?;
+    let mut part = |name: &str, digits: usize| {
+        let (value, after) = rest.strip_prefix(name)?.split_at_checked(digits)?;
+        rest = after;
+        value.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| value.to_ascii_lowercase())
+    };
+    let ids = [part("v", 8)?, part("d", 8)?, part("sv", 8)?, part("sd", 8)?];
+    let class = part("bc", 2)? + &part("sc", 2)? + &part("i", 2)?;
+    let [vendor, device, ..] = ids.map(|id| id.strip_prefix("0000").map(str::to_owned));
+    Some((vendor?, device?, class))
 }
 
 /// A line of `resource` that is in use.
@@ -258,6 +277,24 @@ mod tests {
             let index = index as u8;
             let expected = expected.map(|(size, kind)| bar(index, size, kind)).into_iter().collect();
             assert_eq!(bars(&text), Some(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn ids_stand_in_one_line() {
+        let read =
+            |text| parse_modalias(text).map(|(vendor, device, class)| format!("{vendor} {device} {class}"));
+        let h100 = "pci:v000010DEd00002330sv000010DEsd000016C1bc03sc02i00";
+        assert_eq!(read(h100).as_deref(), Some("10de 2330 030200"));
+        for text in [
+            "",
+            "pci:v000010DEd00002330sv000010DEsd000016C1bc03sc02i0",
+            "pci:v000010DEd00002330sv000010DEsd000016C1bc03sc02i0x",
+            "pci:v100010DEd00002330sv000010DEsd000016C1bc03sc02i00",
+            "pci:v000010DEd0000é",
+            "usb:v1D6Bp0002d0606dc09dsc00dp01ic09isc00ip00in00",
+        ] {
+            assert_eq!(read(text), None, "{text}");
         }
     }
 

@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem::MaybeUninit;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 /// Up to `limit` bytes of a file; what follows is left unread.
-pub(super) fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     // The kernel says 4096 of its own files, or nothing.
     let size = file.metadata().map_or(0, |facts| facts.len()).clamp(1024, limit.max(1024));
@@ -28,12 +31,19 @@ pub(super) fn beginning(path: &Path, limit: usize, enough: impl Fn(&[u8]) -> boo
     Ok(content)
 }
 
-/// The text of an attribute of sysfs, without the white space around it. The kernel gives all of it at once
-/// (Linux `Documentation/filesystems/sysfs.rst`: a page at most), so that asking for more is left out.
-pub(super) fn attribute(path: &Path) -> io::Result<String> {
-    let mut content = Vec::with_capacity(PAGE);
-    read_once(&File::open(path)?, &mut content)?;
-    Ok(String::from_utf8_lossy(&content).trim().to_owned())
+/// The text of a file that the kernel makes up, without the white space around it. It gives all of a small one at
+/// once (Linux `Documentation/filesystems/sysfs.rst`: a page at most), so that asking for more is left out.
+pub(crate) fn attribute(path: &Path) -> io::Result<String> {
+    let mut buffer = [const { MaybeUninit::uninit() }; PAGE];
+    let file = File::open(path)?;
+    let content = loop {
+        // Not by `retry_on_intr`, which would keep the buffer borrowed.
+        match rustix::io::read(&file, &mut buffer) {
+            Err(Errno::INTR) => {}
+            read => break read?.0,
+        }
+    };
+    Ok(String::from_utf8_lossy(content).trim().to_owned())
 }
 
 /// One read into the room that is left.
@@ -56,9 +66,6 @@ const PAGE: usize = 4 << 10;
 pub(super) fn hex(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.strip_prefix("0x").unwrap_or(text);
-    let add = |number: u64, digit: u8| {
-        let digit = char::from(digit).to_digit(16)?;
-        number.checked_mul(16)?.checked_add(digit.into())
-    };
-    digits.bytes().try_fold(0, add).filter(|_| !digits.is_empty())
+    // A sign is taken, too.
+    u64::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))
 }

@@ -69,6 +69,10 @@ impl Machine {
             machine.write(&format!("{folder}/vendor"), &format!("0x{}\n", function.vendor));
             machine.write(&format!("{folder}/device"), &format!("0x{}\n", function.device));
             machine.write(&format!("{folder}/class"), &format!("0x{}\n", function.class));
+            machine.write(
+                &format!("{folder}/modalias"),
+                &modalias(&function.vendor, &function.device, &function.class),
+            );
             machine.write(&format!("{folder}/numa_node"), "0\n");
             machine.write(&format!("{folder}/resource"), &resource(function.bars.as_deref().unwrap_or(&[])));
             let group = function.iommu_group.unwrap_or_default();
@@ -115,6 +119,20 @@ impl Machine {
         command.args(["sh", "-c", ENTER, "machine"]).arg(self.0.path()).arg(program);
         command
     }
+}
+
+/// The line that the kernel makes of a function's ids.
+fn modalias(vendor: &str, device: &str, class: &str) -> String {
+    let upper = |text: &str| text.to_ascii_uppercase();
+    let (base, sub, interface) = (&class[..2], &class[2..4], &class[4..]);
+    format!(
+        "pci:v0000{}d0000{}sv000010DEsd000016C1bc{}sc{}i{}\n",
+        upper(vendor),
+        upper(device),
+        upper(base),
+        upper(sub),
+        upper(interface)
+    )
 }
 
 /// Where the BARs of the host are.

@@ -150,6 +150,10 @@ impl Sandbox {
             self.write(&format!("{device}/vendor"), "0x10de\n");
             self.write(&format!("{device}/device"), "0x2321\n");
             self.write(&format!("{device}/class"), "0x030200\n");
+            self.write(
+                &format!("{device}/modalias"),
+                "pci:v000010DEd00002321sv000010DEsd000016C1bc03sc02i00\n",
+            );
             self.write(&format!("{device}/numa_node"), "0\n");
             self.write(&format!("{device}/resource"), lines(&[(0, 16 << 20), (2, 128 << 30), (4, 32 << 20)]));
             symlink("/sys/kernel/iommu_groups/12", self.path(&device).join("iommu_group")).expect("linked");
