@@ -6,7 +6,7 @@
 //! proportion to the text, whatever it holds. A DOCTYPE is refused: it has no place in a domain, and entities make
 //! meaning depend on it. Text is UTF-8, with or without a byte order mark.
 
-use memchr::{memchr, memchr_iter, memchr3, memmem};
+use memchr::{memchr, memchr_iter, memchr2, memchr3, memmem};
 
 use super::error::ParseError;
 use crate::text::printable;
@@ -154,11 +154,17 @@ struct End<'a> {
 /// Whether a text is within bounds for certain, seen by larger steps than [`Bounds`] takes: true of nearly all that libvirt
 /// writes. It relies on nothing that the parser would not refuse otherwise.
 fn is_within_bounds(text: &[u8]) -> bool {
-    if memmem::find(text, b"<!").is_some() || memmem::find(text, b"<?").is_some() {
+    let may_have_other_markup = memchr2(b'!', b'?', text).is_some();
+    if may_have_other_markup && [b"<!", b"<?"].iter().any(|mark| memmem::find(text, *mark).is_some()) {
         return false;
     }
     if memmem::find_iter(text, b"xmlns").nth(MAX_NAMESPACES).is_some() {
         return false;
+    }
+    // What is nested deeper has more tags, and one with more attributes goes on through a whole chunk.
+    let mut chunks = text.chunks_exact(MAX_ATTRIBUTES * SHORTEST_ATTRIBUTE / 2);
+    if memchr_iter(b'<', text).count() <= 2 * MAX_DEPTH && chunks.all(|chunk| memchr(b'<', chunk).is_some()) {
+        return true;
     }
     let mut depth = 0usize;
     let mut tags = memchr_iter(b'<', text).peekable();
@@ -173,8 +179,7 @@ fn is_within_bounds(text: &[u8]) -> bool {
         }
         // A `>` before the last may be in a value, or text may follow.
         let tag = tag.trim_ascii_end();
-        let has_end =
-            tag.ends_with(b"/>") && tag.iter().position(|byte| *byte == b'>') == Some(tag.len() - 1);
+        let has_end = tag.ends_with(b"/>") && memchr(b'>', tag) == Some(tag.len() - 1);
         depth += usize::from(!has_end);
         if depth > MAX_DEPTH {
             return false;
