@@ -5,27 +5,25 @@
 //! ids that a policy adds are not its business.
 
 /// Display controllers of the base board (BMC) and of hypervisors: display class, but no one's GPU.
-const NOT_GPUS: [(&str, Option<&str>); 11] = [
-    ("1a03", Some("2000")), // ASPEED BMC
-    ("102b", None),         // Matrox: today only inside BMCs
-    ("19e5", Some("1711")), // Huawei iBMC
-    ("1234", Some("1111")), // QEMU standard VGA, bochs-display
-    ("1b36", Some("0100")), // QXL
-    ("1af4", Some("1050")), // virtio-gpu
-    ("1013", Some("00b8")), // Cirrus
-    ("15ad", Some("0405")), // VMware SVGA
-    ("80ee", Some("beef")), // VirtualBox
-    ("1414", Some("5353")), // Hyper-V
-    ("1002", Some("515e")), // ES1000 on old server boards
+const NOT_GPUS: [(u32, Option<u32>); 11] = [
+    (0x1a03, Some(0x2000)), // ASPEED BMC
+    (0x102b, None),         // Matrox: today only inside BMCs
+    (0x19e5, Some(0x1711)), // Huawei iBMC
+    (0x1234, Some(0x1111)), // QEMU standard VGA, bochs-display
+    (0x1b36, Some(0x0100)), // QXL
+    (0x1af4, Some(0x1050)), // virtio-gpu
+    (0x1013, Some(0x00b8)), // Cirrus
+    (0x15ad, Some(0x0405)), // VMware SVGA
+    (0x80ee, Some(0xbeef)), // VirtualBox
+    (0x1414, Some(0x5353)), // Hyper-V
+    (0x1002, Some(0x515e)), // ES1000 on old server boards
 ];
 
 /// Whether a function of this class (six hex digits) and these ids (four each) is a GPU.
 pub fn is_gpu(class: &str, vendor: &str, device: &str) -> bool {
-    let display = ["0300", "0302", "0380", "1200"].iter().any(|c| class.starts_with(c));
-    display
-        && !NOT_GPUS
-            .iter()
-            .any(|(v, d)| vendor.eq_ignore_ascii_case(v) && d.is_none_or(|d| device.eq_ignore_ascii_case(d)))
+    let display = matches!(class.get(..4), Some("0300" | "0302" | "0380" | "1200"));
+    let (vendor, device) = (super::number(vendor), super::number(device));
+    display && !NOT_GPUS.iter().any(|&(v, d)| vendor == Some(v) && (d.is_none() || d == device))
 }
 
 #[cfg(test)]

@@ -97,15 +97,17 @@ pub fn entries() -> &'static [Entry] {
 
 /// The device with these ids (four hex digits each, any case); of a physical function and its VF the physical one.
 pub fn by_id(vendor: &str, device: &str) -> Option<&'static Entry> {
-    let number = |digits: &str| match digits.len() {
-        4 if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => u32::from_str_radix(digits, 16).ok(),
-        _ => None,
-    };
     let id = number(vendor)? << 16 | number(device)?;
     let first = BY_ID.partition_point(|(other, _)| *other < id);
     let mut found = BY_ID[first..].iter().take_while(|(other, _)| *other == id).map(|(_, at)| &ENTRIES[*at]);
     let first = found.next()?;
     Some(if first.virtual_function { found.next().unwrap_or(first) } else { first })
+}
+
+/// An id of four hex digits, any case.
+fn number(id: &str) -> Option<u32> {
+    let digits = <[u8; 4]>::try_from(id.as_bytes()).ok()?;
+    digits.into_iter().try_fold(0, |number, digit| Some(number << 4 | char::from(digit).to_digit(16)?))
 }
 
 /// The device of this slug, any case.

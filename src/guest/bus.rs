@@ -190,7 +190,7 @@ impl<'a> Builder<'a> {
                         id,
                         host: None,
                         guest: Some(address),
-                        name: driver.clone(),
+                        name: driver.clone().into(),
                         gpu: true,
                         vga: emulated.vga,
                         usb: emulated.usb,

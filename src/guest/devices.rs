@@ -6,6 +6,8 @@
 //! `--assume-gpu` makes no GPU of what the domain itself shows to be none: the virtual function of an
 //! `<interface>`, and the further functions of a card that is passed through whole (a graphics card's audio).
 
+use std::borrow::Cow;
+
 use crate::catalogue::{self, Confidence};
 use crate::domain::HostForm;
 use crate::finding::{Code, Finding};
@@ -32,7 +34,7 @@ pub struct HostDevice {
     /// Where libvirt puts it in the guest; `bus` is a controller index.
     pub guest: Option<PciAddress>,
     /// What it is called.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// Counts as a GPU.
     pub gpu: bool,
     /// VGA class: the firmware never drops it.
@@ -166,10 +168,10 @@ impl<'a> Sources<'a> {
             _ => entry,
         };
         let name = match (shown, function, stand_in) {
-            (Some(entry), ..) => entry.name.to_owned(),
-            (None, Some(f), _) => format!("{} {}:{}", class_name(&f.class), f.vendor, f.device),
-            (None, None, Some(device)) => device.name().to_owned(),
-            (None, None, None) => "unknown device".to_owned(),
+            (Some(entry), ..) => entry.name.into(),
+            (None, Some(f), _) => format!("{} {}:{}", class_name(&f.class), f.vendor, f.device).into(),
+            (None, None, Some(device)) => device.name().into(),
+            (None, None, None) => "unknown device".into(),
         };
         let device = HostDevice {
             id,

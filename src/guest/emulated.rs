@@ -27,7 +27,7 @@ const VGA_ROM: (u8, u64, BarKind) = (ROM, 64 * KIB, Mem32);
 pub(super) fn emulated(driver: &str, sizes: &[(String, Bytes)], express: bool) -> Option<Emulated> {
     let size = |name: &str| sizes.iter().find(|(n, _)| n == name).map(|(_, s)| s.get());
     if let Some(bars) = virtio(driver, express) {
-        return Some(device(&bars, driver == "virtio-vga" || driver == "virtio-vga-gl", false));
+        return Some(device(bars, driver == "virtio-vga" || driver == "virtio-vga-gl", false));
     }
     let bars: Vec<(u8, u64, BarKind)> = match driver {
         "e1000" | "e1000-82540em" | "e1000-82544gc" | "e1000-82545em" => {
@@ -103,7 +103,7 @@ pub(super) fn emulated(driver: &str, sizes: &[(String, Bytes)], express: bool) -
     };
     let vga = matches!(driver, "VGA" | "cirrus-vga" | "vmware-svga" | "ati-vga" | "qxl-vga");
     let usb = ["xhci", "ehci", "uhci", "ohci"].iter().any(|kind| driver.contains(kind));
-    Some(device(&bars, vga, usb))
+    Some(device(bars, vga, usb))
 }
 
 /// QXL rounds each of its memories up to a power of two; the 64-bit one is there only when it is larger than the
@@ -191,8 +191,8 @@ pub(super) fn pci_id(driver: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
-fn device(bars: &[(u8, u64, BarKind)], vga: bool, usb: bool) -> Emulated {
-    let bars = bars.iter().map(|&(index, size, kind)| Bar { index, size: Bytes(size), kind }).collect();
+fn device(bars: Vec<(u8, u64, BarKind)>, vga: bool, usb: bool) -> Emulated {
+    let bars = bars.into_iter().map(|(index, size, kind)| Bar { index, size: Bytes(size), kind }).collect();
     Emulated { bars, vga, usb }
 }
 
