@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use barfit::domain::topology::{self, Node, PciTree, What};
+use barfit::domain::topology::{self, PciTree, What};
 use barfit::domain::{DeviceKind, Domain};
 
 fn root() -> &'static Path {
@@ -27,22 +27,22 @@ fn parse(path: &Path) -> Domain {
 }
 
 /// The tree as text: a line a function, indented by bus.
-fn drawn(domain: &Domain, tree: &PciTree) -> String {
+fn drawn(domain: &Domain, tree: &PciTree<'_>) -> String {
     let mut text = String::new();
-    draw(domain, &tree.root, 0, &mut text);
+    draw(domain, tree, 0, 0, &mut text);
     for problem in &tree.problems {
         writeln!(text, "! {}", problem.message).expect("a string");
     }
     text
 }
 
-fn draw(domain: &Domain, nodes: &[Node], depth: usize, text: &mut String) {
-    for node in nodes {
+fn draw(domain: &Domain, tree: &PciTree<'_>, bus: u8, depth: usize, text: &mut String) {
+    for node in tree.on_bus(bus) {
         write!(text, "{:depth$}{:02x}.{:x} ", "", node.slot, node.function).expect("a string");
-        match &node.what {
+        match node.what {
             What::BuiltIn(name) => writeln!(text, "{name}").expect("a string"),
             What::Device(position) => {
-                let device = &domain.devices[*position];
+                let device = &domain.devices[position];
                 let what = match &device.kind {
                     DeviceKind::Host { host, .. } => format!("host {host}"),
                     DeviceKind::Emulated { driver, sizes } => {
@@ -53,12 +53,12 @@ fn draw(domain: &Domain, nodes: &[Node], depth: usize, text: &mut String) {
                 };
                 writeln!(text, "{what}").expect("a string");
             }
-            What::Port(port) => {
-                let controller = &port.controller;
+            What::Port(index) => {
+                let controller = tree.controller(index).expect("a controller");
                 let plug = if controller.hotplug { "" } else { " no hotplug" };
                 let bus = controller.bus_nr.map(|n| format!(" bus {n}")).unwrap_or_default();
                 writeln!(text, "{:?} {}{plug}{bus}", controller.model, controller.index).expect("a string");
-                draw(domain, &port.children, depth + 2, text);
+                draw(domain, tree, index, depth + 2, text);
             }
         }
     }

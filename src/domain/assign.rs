@@ -6,8 +6,11 @@
 //! (`qemuDomainAssignPCIAddresses` and below); verified against libvirt 9.0 by defining domains and comparing. A host
 //! device without an address is taken to be PCI Express, as libvirt takes one that it cannot find.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use super::model::{Controller, ControllerModel, Device, Domain, Element, MachineFamily, PortReserve};
 use super::placing::{connect, driver, is_first, libvirt_order, name, piix3_function, usb2_function};
@@ -16,31 +19,116 @@ use super::slots::{Connect, Refusal, Slots};
 use super::topology::Problem;
 use crate::units::PciAddress;
 
+/// What the slot takes that a conventional guest keeps for a bridge.
+const KEPT: Connect = Connect::PCI.and(Connect::AUTO);
+
 /// Who stands where.
-pub(super) struct Assigned {
-    /// Every controller by index: the domain's, the root, and those that libvirt adds (without line).
-    pub(super) controllers: BTreeMap<u8, Controller>,
-    /// Place of each controller but the root.
-    pub(super) ports: BTreeMap<u8, PciAddress>,
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Assigned<'d> {
+    /// Every controller: the domain's, the root, and those that libvirt adds (without line).
+    pub(super) controllers: Controllers<'d>,
     /// Place of each of the domain's devices.
     pub(super) devices: Vec<Option<PciAddress>>,
     /// Addresses that cannot be.
     pub(super) problems: Vec<Problem>,
 }
 
-impl Assigned {
+impl<'d> Assigned<'d> {
     /// Gives every device and controller of a domain its place.
-    pub(super) fn new(domain: &Domain) -> Assigned {
+    pub(super) fn new(domain: &'d Domain) -> Assigned<'d> {
+        Assigned::by(domain, Assignment::is_settled)
+    }
+
+    /// The same; `is_settled` says that a second pass is not needed.
+    fn by(domain: &'d Domain, is_settled: impl Fn(&Assignment<'d>) -> bool) -> Assigned<'d> {
         let mut work = Assignment::new(domain);
         // libvirt goes twice: first to learn how many buses it takes, then, with a controller for each, for good.
-        work.pass(true);
-        work.problems.clear();
-        work.pass(false);
+        work.take_places(true);
+        if !is_settled(&work) {
+            work.give_out();
+            work.add_controllers();
+            work.problems.clear();
+            work.take_places(false);
+            work.give_out();
+        }
+        work.slots.growing = false;
         work.command_line();
         work.number_expanders();
         let mut problems = work.list_problems;
         problems.append(&mut work.problems);
-        Assigned { controllers: work.controllers, ports: work.ports, devices: work.devices, problems }
+        Assigned { controllers: work.controllers, devices: work.devices, problems }
+    }
+}
+
+/// Controllers by index.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Controllers<'d>(Vec<Option<Standing<'d>>>);
+
+/// A controller and where it stands; the root stands nowhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Standing<'d> {
+    controller: Kept<'d>,
+    pub(super) at: Option<PciAddress>,
+}
+
+/// A controller of the domain's, or one that the domain does not have like this.
+#[derive(Debug, PartialEq, Eq)]
+enum Kept<'d> {
+    Written(&'d Controller),
+    // In a box, for a controller is large, and most are written.
+    Made(Box<Controller>),
+}
+
+impl Deref for Kept<'_> {
+    type Target = Controller;
+
+    fn deref(&self) -> &Controller {
+        match self {
+            Kept::Written(controller) => controller,
+            Kept::Made(controller) => controller,
+        }
+    }
+}
+
+impl Standing<'_> {
+    /// What it needs of a bus, when it has yet to be given a place.
+    fn waits_for(&self) -> Option<Connect> {
+        let waits = self.at.is_none() && self.controller.address.is_none();
+        Connect::of_controller(&self.controller.model).filter(|_| waits)
+    }
+
+    /// Whether libvirt adds it.
+    fn is_added(&self) -> bool {
+        self.controller.line == 0
+    }
+}
+
+impl<'d> Controllers<'d> {
+    pub(super) fn get(&self, index: u8) -> Option<&Controller> {
+        Some(&self.0.get(usize::from(index))?.as_ref()?.controller)
+    }
+
+    /// In order of index.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u8, &Standing<'d>)> {
+        (0..=u8::MAX).zip(&self.0).filter_map(|(index, standing)| Some((index, standing.as_ref()?)))
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (u8, &mut Standing<'d>)> {
+        (0..=u8::MAX).zip(&mut self.0).filter_map(|(index, standing)| Some((index, standing.as_mut()?)))
+    }
+
+    fn insert(&mut self, index: u8, controller: Kept<'d>, at: Option<PciAddress>) {
+        let index = usize::from(index);
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, || None);
+        }
+        self.0[index] = Some(Standing { controller, at });
+    }
+
+    fn put(&mut self, index: u8, at: PciAddress) {
+        if let Some(standing) = self.0.get_mut(usize::from(index)).and_then(Option::as_mut) {
+            standing.at = Some(at);
+        }
     }
 }
 
@@ -48,16 +136,11 @@ struct Assignment<'d> {
     domain: &'d Domain,
     family: MachineFamily,
     /// Controllers by index, the root included, without those of the QEMU command line.
-    controllers: BTreeMap<u8, Controller>,
-    /// Indices of the controllers that libvirt adds.
-    added: BTreeSet<u8>,
+    controllers: Controllers<'d>,
+    /// In the first pass they grow: libvirt only counts then, and writes no address down.
     slots: Slots,
-    /// The first pass: libvirt only counts then, and writes no address down.
-    growing: bool,
     /// Place of each of the domain's devices.
     devices: Vec<Option<PciAddress>>,
-    /// Place of each controller.
-    ports: BTreeMap<u8, PciAddress>,
     problems: Vec<Problem>,
     /// What was wrong with the list of controllers itself.
     list_problems: Vec<Problem>,
@@ -68,12 +151,9 @@ impl<'d> Assignment<'d> {
         let mut work = Assignment {
             domain,
             family: domain.family(),
-            controllers: BTreeMap::new(),
-            added: BTreeSet::new(),
+            controllers: Controllers(Vec::with_capacity(domain.controllers.len() + 1)),
             slots: Slots::new(std::iter::empty(), false),
-            growing: false,
             devices: Vec::new(),
-            ports: BTreeMap::new(),
             problems: Vec::new(),
             list_problems: Vec::new(),
         };
@@ -93,7 +173,7 @@ impl<'d> Assignment<'d> {
                 Err(_) => {
                     format!("PCI controller index {} is out of range; buses end at 255", controller.index)
                 }
-                Ok(index) if self.controllers.contains_key(&index) => {
+                Ok(index) if self.controllers.get(index).is_some() => {
                     format!("two PCI controllers have index {index}; give each its own")
                 }
                 Ok(index) => match &controller.model {
@@ -110,23 +190,24 @@ impl<'d> Assignment<'d> {
                         "PCI controller 0 is not the root of this machine; libvirt refuses it".to_owned()
                     }
                     _ => {
-                        self.controllers.insert(index, controller.clone());
+                        self.controllers.insert(index, Kept::Written(controller), None);
                         continue;
                     }
                 },
             };
             self.list_problems.push(Problem::lost(controller.line, fault));
         }
-        self.controllers.entry(0).or_insert_with(|| added(0, root));
+        if self.controllers.get(0).is_none() {
+            self.controllers.insert(0, Kept::Made(added(0, root)), None);
+        }
     }
 
-    /// One run of `qemuDomainAssignPCIAddresses`.
-    fn pass(&mut self, growing: bool) {
-        let models = self.controllers.iter().map(|(&index, c)| (usize::from(index), &c.model));
-        self.slots = Slots::new(models, growing);
-        self.growing = growing;
+    /// The first half of a run of `qemuDomainAssignPCIAddresses`: the places that are not chosen.
+    fn take_places(&mut self, growing: bool) {
+        let model = |standing: &Option<Standing<'d>>| Some(standing.as_ref()?.controller.model.clone());
+        self.slots = Slots::new(self.controllers.0.iter().map(model), growing);
         self.devices = vec![None; self.domain.devices.len()];
-        self.ports.clear();
+        self.controllers.iter_mut().for_each(|(_, standing)| standing.at = None);
 
         self.take_given();
         match self.family {
@@ -134,36 +215,40 @@ impl<'d> Assignment<'d> {
             MachineFamily::I440fx => self.i440fx(),
             MachineFamily::Other => {}
         }
-        let is_express = self.root_is_express();
-        if growing && !is_express && !self.slots.are_full() {
-            // One slot of a conventional guest is kept for a bridge.
-            self.slots.next(Connect::PCI.and(Connect::AUTO), None);
-        }
-        self.give_out();
-        if growing {
-            self.add_controllers(is_express);
-        }
+    }
+
+    /// Whether, after the first half of the first pass, all that is left of the two would come to the same: nothing
+    /// waits for a place, and every bus has its controller. For then the other half gives nothing out, and a second
+    /// pass, on the same buses, takes the same places: that it may not add buses makes no difference, for none was
+    /// added. It is so with every domain that libvirt has defined.
+    fn is_settled(&self) -> bool {
+        // The slot that is kept for a bridge could take a new bus as well.
+        let is_kept = self.root_is_express() || self.slots.are_full() || self.slots.have_room(KEPT);
+        is_kept
+            && self.slots.models().count() == self.controllers.iter().count()
+            && self.controllers.iter().all(|(_, standing)| standing.waits_for().is_none())
+            && (0..self.devices.len()).all(|position| !self.waits(position))
     }
 
     fn root_is_express(&self) -> bool {
-        self.controllers.get(&0).is_some_and(|root| root.model == ControllerModel::PcieRoot)
+        self.controllers.get(0).is_some_and(|root| root.model == ControllerModel::PcieRoot)
     }
 
     /// Addresses that the domain gives.
     fn take_given(&mut self) {
-        for (&index, controller) in &self.controllers {
+        for (index, Standing { controller, at: place }) in self.controllers.iter_mut() {
             let (Some(at), Some(needs)) = (controller.address, Connect::of_controller(&controller.model))
             else {
                 continue;
             };
-            if self.controllers.get(&at.bus).is_some_and(|_| at.bus == index) {
+            if at.bus == index {
                 let message = format!("PCI controller {index} stands on its own bus; give it another bus");
                 self.problems.push(Problem::lost(controller.line, message));
                 continue;
             }
             let taken = self.slots.take(at, needs);
             if !matches!(taken, Err(Refusal::Domain | Refusal::NoBus | Refusal::Taken)) {
-                self.ports.insert(index, at);
+                *place = Some(at);
             }
             if let Err(refusal) = taken {
                 let what = format!("PCI controller {index}");
@@ -209,11 +294,12 @@ impl<'d> Assignment<'d> {
                 self.fixed(position, slot, 0);
             }
         }
-        let dmi = self.controllers.iter().filter(|(_, c)| c.model == ControllerModel::DmiToPciBridge);
-        let dmi: Vec<u8> = dmi.filter(|(_, c)| c.address.is_none()).map(|(&index, _)| index).collect();
-        if let Some(&index) = dmi.first().filter(|_| self.slots.root_slot_is_free(0x1e)) {
+        let dmi = self.controllers.iter().find(|(_, Standing { controller, .. })| {
+            controller.model == ControllerModel::DmiToPciBridge && controller.address.is_none()
+        });
+        if let Some((index, _)) = dmi.filter(|_| self.slots.root_slot_is_free(0x1e)) {
             self.reserve(0x1e, 0);
-            self.ports.insert(index, on_root(0x1e, 0));
+            self.controllers.put(index, on_root(0x1e, 0));
         }
         self.reserve(0x1f, 0);
         self.reserve(0x1f, 3);
@@ -249,7 +335,7 @@ impl<'d> Assignment<'d> {
         }
         let at = self.slots.next(connect(&self.domain.devices[video], self.root_is_express()), None);
         // When it only counts, libvirt forgets this one and counts it again with the other displays.
-        if !self.growing {
+        if !self.slots.growing {
             self.devices[video] = at;
         }
     }
@@ -272,26 +358,29 @@ impl<'d> Assignment<'d> {
 
     /// Places for everything that has none, in libvirt's order (`qemuDomainAssignDevicePCISlots`).
     fn give_out(&mut self) {
-        let mut waiting: Vec<(u8, Connect)> = self
+        let is_express = self.root_is_express();
+        if self.slots.growing && !is_express && !self.slots.are_full() {
+            // One slot of a conventional guest is kept for a bridge.
+            self.slots.next(KEPT, None);
+        }
+        let mut waiting: Vec<_> = self
             .controllers
-            .iter()
-            .filter(|(index, controller)| controller.address.is_none() && !self.ports.contains_key(index))
-            .filter_map(|(&index, controller)| Some((index, Connect::of_controller(&controller.model)?)))
+            .iter_mut()
+            .filter_map(|(index, standing)| Some((index, standing.waits_for()?, standing)))
             .collect();
         // Those that libvirt adds stand at the end of its list, whatever their index.
-        waiting.sort_by_key(|(index, _)| self.added.contains(index));
+        waiting.sort_by_key(|(_, _, standing)| standing.is_added());
         let mut unplaced = 0;
-        for (index, needs) in waiting {
-            match self.slots.next(needs, None) {
-                Some(at) => {
-                    self.ports.insert(index, at);
-                }
-                None if self.added.contains(&index) => unplaced += 1,
-                None => {
-                    let line = self.controllers.get(&index).map_or(0, |controller| controller.line);
-                    let message = format!("PCI controller {index}: there is no bus that it can stand on");
-                    self.problems.push(Problem::lost(line, message));
-                }
+        for (index, needs, standing) in waiting {
+            standing.at = self.slots.next(needs, None);
+            if standing.at.is_some() {
+                continue;
+            }
+            if standing.is_added() {
+                unplaced += 1;
+            } else {
+                let message = format!("PCI controller {index}: there is no bus that it can stand on");
+                self.problems.push(Problem::lost(standing.controller.line, message));
             }
         }
         if unplaced > 0 {
@@ -299,12 +388,8 @@ impl<'d> Assignment<'d> {
                 format!("libvirt would have to add {unplaced} more PCI buses than there is room for");
             self.problems.push(Problem::lost(0, message));
         }
-        let is_express = self.root_is_express();
-        let waits = |&i: &usize| {
-            let device = &self.domain.devices[i];
-            self.devices[i].is_none() && device.address.is_none() && device.arg.is_none()
-        };
-        let order: Vec<usize> = libvirt_order(&self.domain.devices).into_iter().filter(waits).collect();
+        let order = libvirt_order(&self.domain.devices).into_iter();
+        let order: Vec<usize> = order.filter(|&position| self.waits(position)).collect();
         let mut usb2 = self.usb2_slots();
         for position in order {
             let device = &self.domain.devices[position];
@@ -319,6 +404,12 @@ impl<'d> Assignment<'d> {
                 self.problems.push(Problem::lost(device.line, message));
             }
         }
+    }
+
+    /// Whether one of the domain's devices has yet to be given a place.
+    fn waits(&self, position: usize) -> bool {
+        let device = &self.domain.devices[position];
+        self.devices[position].is_none() && device.address.is_none() && device.arg.is_none()
     }
 
     /// Slots of ICH9 USB 2 controllers, by index.
@@ -343,7 +434,7 @@ impl<'d> Assignment<'d> {
             }
             None => {
                 let at = self.slots.next(needs, Some(function));
-                if !self.growing {
+                if !self.slots.growing {
                     slots.extend(at.map(|at| (index, at)));
                 }
                 at
@@ -353,21 +444,17 @@ impl<'d> Assignment<'d> {
 
     /// Controllers for the buses that the first pass added, and a spare root port for later where libvirt alone chose
     /// them all.
-    fn add_controllers(&mut self, is_express: bool) {
-        let given = self.controllers.keys().next_back().copied().unwrap_or(0);
-        let is_grown = self.slots.models().count() > usize::from(given) + 1;
-        if given == 0 && is_grown && is_express {
+    fn add_controllers(&mut self) {
+        let (given, buses) = (self.controllers.0.len(), self.slots.models().count());
+        if given == 1 && buses > given && self.root_is_express() {
             self.slots.next(Connect::PCIE.and(Connect::AUTO), None);
         }
         let globals = Globals::new(&self.domain.command_line.globals);
-        let models: Vec<_> = self.slots.models().map(|(index, model)| (index, model.clone())).collect();
-        for (index, model) in models {
-            let Ok(index) = u8::try_from(index) else { continue };
-            if let Entry::Vacant(vacant) = self.controllers.entry(index) {
-                let mut controller = added(index, model);
+        for (index, model) in self.slots.models() {
+            if self.controllers.get(index).is_none() {
+                let mut controller = added(index, model.clone());
                 globals.apply_to_port(&mut controller);
-                vacant.insert(controller);
-                self.added.insert(index);
+                self.controllers.insert(index, Kept::Made(controller), None);
             }
         }
     }
@@ -404,14 +491,13 @@ impl<'d> Assignment<'d> {
                 Item::Device(i) => self.devices[i] = Some(at),
                 Item::Port(port) => {
                     let Ok(index) = u8::try_from(port.index) else { continue };
-                    if self.controllers.contains_key(&index) {
+                    if self.controllers.get(index).is_some() {
                         let message = format!("`-device` {what}: all PCI buses are in use");
                         self.problems.push(Problem::lost(line, message));
                         continue;
                     }
                     self.slots.put(usize::from(index), port.model.clone());
-                    self.controllers.insert(index, port.clone());
-                    self.ports.insert(index, at);
+                    self.controllers.insert(index, Kept::Written(port), Some(at));
                 }
             }
         }
@@ -419,19 +505,19 @@ impl<'d> Assignment<'d> {
 
     /// An expander bus without a number gets the lowest one in use less two (`qemuDomainAddressFindNewBusNr`).
     fn number_expanders(&mut self) {
-        let numbers = self.controllers.values().filter_map(|controller| controller.bus_nr);
+        let numbers = self.controllers.iter().filter_map(|(_, standing)| standing.controller.bus_nr);
         let mut lowest = numbers.min().map_or(256, u16::from);
-        for controller in self.controllers.values_mut() {
+        for (index, Standing { controller, .. }) in self.controllers.iter_mut() {
             let is_expander =
                 matches!(controller.model, ControllerModel::PcieExpander | ControllerModel::PciExpander);
             if is_expander && controller.bus_nr.is_none() {
                 lowest = lowest.saturating_sub(2);
-                controller.bus_nr = u8::try_from(lowest).ok().filter(|&number| number > 0);
-                if controller.bus_nr.is_none() {
-                    let message =
-                        format!("PCI controller {}: no bus number is left for it", controller.index);
+                let number = u8::try_from(lowest).ok().filter(|&number| number > 0);
+                if number.is_none() {
+                    let message = format!("PCI controller {index}: no bus number is left for it");
                     self.problems.push(Problem::lost(controller.line, message));
                 }
+                *controller = Kept::Made(Box::new(Controller { bus_nr: number, ..(**controller).clone() }));
             }
         }
     }
@@ -451,8 +537,8 @@ pub(super) fn on_root(slot: u8, function: u8) -> PciAddress {
 }
 
 /// A controller that libvirt adds.
-fn added(index: u8, model: ControllerModel) -> Controller {
-    Controller {
+fn added(index: u8, model: ControllerModel) -> Box<Controller> {
+    Box::new(Controller {
         index: u32::from(index),
         model,
         address: None,
@@ -464,5 +550,5 @@ fn added(index: u8, model: ControllerModel) -> Controller {
         line: 0,
         arg: None,
         bus: None,
-    }
+    })
 }

@@ -136,7 +136,7 @@ impl Bus {
 pub(super) struct Slots {
     buses: Vec<Option<Bus>>,
     /// A bus may be added when none has room.
-    growing: bool,
+    pub(super) growing: bool,
     /// Devices for which nothing is left: buses only ever get fuller.
     exhausted: Vec<Connect>,
 }
@@ -145,16 +145,11 @@ pub(super) struct Slots {
 const MAX_BUSES: usize = 256;
 
 impl Slots {
-    /// The buses of these controllers. Indices nobody has are filled as libvirt does: with root ports where there is a
-    /// PCI Express root, with bridges elsewhere.
-    pub(super) fn new<'c>(
-        controllers: impl Iterator<Item = (usize, &'c ControllerModel)>,
-        growing: bool,
-    ) -> Slots {
-        let mut slots = Slots { buses: Vec::new(), growing, exhausted: Vec::new() };
-        for (index, model) in controllers {
-            slots.put(index, model.clone());
-        }
+    /// The buses of these controllers, by index. Indices nobody has are filled as libvirt does: with root ports where
+    /// there is a PCI Express root, with bridges elsewhere.
+    pub(super) fn new(models: impl Iterator<Item = Option<ControllerModel>>, growing: bool) -> Slots {
+        let buses = models.map(|model| model.map(Bus::new)).collect();
+        let mut slots = Slots { buses, growing, exhausted: Vec::new() };
         let filler = slots.filler();
         for bus in &mut slots.buses {
             bus.get_or_insert_with(|| Bus::new(filler.clone()));
@@ -179,8 +174,8 @@ impl Slots {
     }
 
     /// The buses there are, with what they are.
-    pub(super) fn models(&self) -> impl Iterator<Item = (usize, &ControllerModel)> {
-        self.buses.iter().enumerate().filter_map(|(index, bus)| Some((index, &bus.as_ref()?.model)))
+    pub(super) fn models(&self) -> impl Iterator<Item = (u8, &ControllerModel)> {
+        (0..=u8::MAX).zip(&self.buses).filter_map(|(index, bus)| Some((index, &bus.as_ref()?.model)))
     }
 
     /// Takes an address that is given. The reason when libvirt would refuse it; an address that is merely of the wrong
@@ -251,6 +246,11 @@ impl Slots {
     pub(super) fn root_slot_is_free(&self, slot: u8) -> bool {
         let root = self.buses.first().and_then(Option::as_ref);
         root.is_some_and(|root| root.slots[usize::from(slot & 0x1f)].functions == 0)
+    }
+
+    /// Whether there is a place for a device on the buses there are.
+    pub(super) fn have_room(&self, device: Connect) -> bool {
+        self.find(device, None).is_some()
     }
 
     /// Whether no bus has a free slot.

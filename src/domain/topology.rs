@@ -4,21 +4,36 @@
 //! included (`assign.rs` beside this file), so that a hand-written domain gives the same tree as its dumpxml. Knows
 //! nothing of BARs.
 
-use std::collections::BTreeMap;
+use std::iter;
 
-use super::assign::{Assigned, on_root};
+use super::assign::{Assigned, Controllers, on_root};
 use super::model::{Controller, Domain, MachineFamily};
 use super::slots::Refusal;
 use crate::text::printable;
 use crate::units::PciAddress;
 
-/// The guest's PCI functions as a tree.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PciTree {
-    /// The root bus, in order of slot and function. Expander buses are controllers on it, with children of their own.
-    pub root: Vec<Node>,
+/// The guest's PCI functions as a tree: by bus, which is the index of the controller that makes it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PciTree<'d> {
     /// Why libvirt or QEMU would refuse the domain: one sentence each. What has no place is not in the tree.
     pub problems: Vec<Problem>,
+    /// In order of bus, slot and function.
+    nodes: Vec<Node>,
+    controllers: Controllers<'d>,
+}
+
+impl PciTree<'_> {
+    /// The functions on a bus, in order of slot and function. The root is bus 0; expander buses are ports on it.
+    pub fn on_bus(&self, bus: u8) -> &[Node] {
+        let start = self.nodes.partition_point(|node| node.bus < bus);
+        let count = self.nodes[start..].partition_point(|node| node.bus == bus);
+        &self.nodes[start..start + count]
+    }
+
+    /// The controller of this index: the domain's, or one that libvirt adds (then without line).
+    pub fn controller(&self, index: u8) -> Option<&Controller> {
+        self.controllers.get(index)
+    }
 }
 
 /// An address that cannot be.
@@ -55,8 +70,10 @@ impl Problem {
 }
 
 /// One PCI function.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Node {
+    /// The bus it stands on, by controller index.
+    pub bus: u8,
     /// Device number on its bus, 0 to 31.
     pub slot: u8,
     /// Function number, 0 to 7.
@@ -66,23 +83,14 @@ pub struct Node {
 }
 
 /// What a function is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// Part of the chipset, by QEMU's name.
     BuiltIn(&'static str),
     /// Position in [`Domain::devices`].
     Device(usize),
-    /// A bridge, and the bus behind it.
-    Port(Box<Port>),
-}
-
-/// A bridge of the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// The controller: the domain's, or one that libvirt adds (then without line).
-    pub controller: Controller,
-    /// The bus behind it, in order of slot and function.
-    pub children: Vec<Node>,
+    /// A bridge, by its controller's index: the bus behind it.
+    Port(u8),
 }
 
 /// Functions that are part of QEMU's q35 (`hw/i386/pc_q35.c`).
@@ -93,71 +101,57 @@ const I440FX: [(u8, u8, &str); 4] =
     [(0, 0, "i440FX"), (1, 0, "PIIX3"), (1, 1, "piix3-ide"), (1, 3, "PIIX4_PM")];
 
 /// Gives every device and controller of a domain its place.
-pub fn assign(domain: &Domain) -> PciTree {
-    let Assigned { mut controllers, ports, devices, mut problems } = Assigned::new(domain);
-    let mut buses: BTreeMap<u8, Vec<Node>> = BTreeMap::new();
-    let mut add = |at: PciAddress, what| {
-        let node = Node { slot: at.slot, function: at.function, what };
-        buses.entry(at.bus).or_default().push(node);
-    };
+pub fn assign(domain: &Domain) -> PciTree<'_> {
+    let Assigned { controllers, devices, mut problems } = Assigned::new(domain);
     let built_in: &[(u8, u8, &'static str)] = match domain.family() {
         MachineFamily::Q35 => &Q35,
         MachineFamily::I440fx => &I440FX,
         MachineFamily::Other => &[],
     };
-    for &(slot, function, name) in built_in {
-        if !devices.contains(&Some(on_root(slot, function))) {
-            add(on_root(slot, function), What::BuiltIn(name));
+    let built_in =
+        built_in.iter().map(|&(slot, function, name)| (on_root(slot, function), What::BuiltIn(name)));
+    let built_in = built_in.filter(|(at, _)| !devices.contains(&Some(*at)));
+    let placed = devices.iter().enumerate().filter_map(|(i, at)| Some(((*at)?, What::Device(i))));
+    let ports = controllers.iter().filter_map(|(index, standing)| Some((standing.at?, What::Port(index))));
+    let node =
+        |(at, what): (PciAddress, What)| Node { bus: at.bus, slot: at.slot, function: at.function, what };
+    let mut nodes = Vec::with_capacity(Q35.len() + domain.controllers.len() + devices.len());
+    nodes.extend(built_in.chain(placed).chain(ports).map(node));
+
+    // Of each bus, the one that its port stands on.
+    let mut above = [None; 256];
+    for node in &nodes {
+        if let What::Port(index) = node.what {
+            above[usize::from(index)] = Some(node.bus);
         }
     }
-    for (position, at) in devices.iter().enumerate() {
-        if let Some(at) = *at {
-            add(at, What::Device(position));
+    let mut lost: Vec<Node> = nodes.extract_if(.., |node| !leads_to_root(node.bus, &above)).collect();
+    lost.sort_by_key(|node| (matches!(node.what, What::Device(_)), node.bus));
+    problems.extend(lost.iter().filter_map(|node| match node.what {
+        What::Port(index) => {
+            let line = controllers.get(index).map(|controller| controller.line).filter(|&line| line > 0)?;
+            let message = format!("PCI controller {index}: no way leads from the root to it");
+            Some(Problem::lost(line, message))
         }
-    }
-    let mut on_bus: BTreeMap<u8, Vec<(PciAddress, Controller)>> = BTreeMap::new();
-    for (index, at) in ports {
-        if let Some(controller) = controllers.remove(&index) {
-            on_bus.entry(at.bus).or_default().push((at, controller));
+        What::Device(position) => {
+            let message = format!("no way leads from the root to PCI bus {}", node.bus);
+            Some(Problem::lost(domain.devices[position].line, message))
         }
-    }
-    let root = hang(0, &mut buses, &mut on_bus);
-    let written = on_bus.into_values().flatten().filter(|(_, controller)| controller.line > 0);
-    problems.extend(written.map(|(_, controller)| {
-        let index = controller.index;
-        Problem::lost(controller.line, format!("PCI controller {index}: no way leads from the root to it"))
+        What::BuiltIn(_) => None,
     }));
-    for (bus, node) in
-        buses.into_iter().flat_map(|(bus, nodes)| nodes.into_iter().map(move |node| (bus, node)))
-    {
-        if let What::Device(position) = node.what {
-            let line = domain.devices[position].line;
-            problems.push(Problem::lost(line, format!("no way leads from the root to PCI bus {bus}")));
-        }
-    }
     if let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|&more| more > 0) {
         problems.truncate(MAX_PROBLEMS);
         problems.push(Problem::lost(0, format!("{more} more faults of this kind")));
     }
-    PciTree { root, problems }
+    nodes.sort_by_key(|node| u32::from_be_bytes([0, node.bus, node.slot, node.function]));
+    PciTree { problems, nodes, controllers }
 }
 
 /// Nobody reads more, and a broken generator can make as many as there are devices.
 const MAX_PROBLEMS: usize = 100;
 
-/// The functions of one bus, and behind its bridges theirs. Every bus is used once, so this ends.
-fn hang(
-    bus: u8,
-    buses: &mut BTreeMap<u8, Vec<Node>>,
-    ports: &mut BTreeMap<u8, Vec<(PciAddress, Controller)>>,
-) -> Vec<Node> {
-    let mut nodes = buses.remove(&bus).unwrap_or_default();
-    for (at, controller) in ports.remove(&bus).unwrap_or_default() {
-        let index = u8::try_from(controller.index).unwrap_or(u8::MAX);
-        let children = hang(index, buses, ports);
-        let what = What::Port(Box::new(Port { controller, children }));
-        nodes.push(Node { slot: at.slot, function: at.function, what });
-    }
-    nodes.sort_by_key(|node| (node.slot, node.function));
-    nodes
+/// Whether the way up from a bus ends at the root: it may as well go in a circle, or end at a port that has no place.
+fn leads_to_root(bus: u8, above: &[Option<u8>; 256]) -> bool {
+    let way = iter::successors(Some(bus), |bus| above[usize::from(*bus)]);
+    way.take(above.len()).any(|bus| bus == 0)
 }

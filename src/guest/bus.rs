@@ -4,8 +4,8 @@
 use super::Options;
 use super::devices::{HostDevice, LARGE_VF, Source, Sources, by_address};
 use super::emulated::{emulated, pci_id};
-use crate::domain::topology::{self, Node, PciTree, Port, What};
-use crate::domain::{ControllerModel, Device, DeviceKind, Domain, Element, HostForm};
+use crate::domain::topology::{self, PciTree, What};
+use crate::domain::{Controller, ControllerModel, Device, DeviceKind, Domain, Element, HostForm};
 use crate::finding::{Code, Finding};
 use crate::host::HostFacts;
 use crate::layout::{self, Bridge, BridgeKind, Chipset, Function, FunctionId, Reserve, Role};
@@ -23,6 +23,7 @@ pub(super) struct Bus {
 
 struct Builder<'a> {
     domain: &'a Domain,
+    tree: &'a PciTree<'a>,
     networks_as_vf: bool,
     sources: Sources<'a>,
     next: u32,
@@ -55,8 +56,9 @@ pub(super) fn build<'a>(
     };
     let bus = Bus { functions: Vec::new(), devices: Vec::new(), emulated: Vec::new() };
     let networks_as_vf = options.networks_as_vf;
-    let mut builder = Builder { domain, networks_as_vf, sources, next: 0, bus, findings, unknown };
-    let mut functions = builder.functions_of(&tree.root, 0, false);
+    let mut builder =
+        Builder { domain, tree: &tree, networks_as_vf, sources, next: 0, bus, findings, unknown };
+    let mut functions = builder.functions_of(0, false);
     let built_in = layout::built_in(chipset, || builder.next_id());
     for function in built_in {
         let same = |f: &&Function| (f.device, f.function) == (function.device, function.function);
@@ -72,7 +74,12 @@ pub(super) fn build<'a>(
 }
 
 /// Says what had to be assumed about guest addresses, and which cannot be.
-fn judge_addresses(domain: &Domain, tree: &PciTree, findings: &mut Vec<Finding>, unknown: &mut Vec<String>) {
+fn judge_addresses(
+    domain: &Domain,
+    tree: &PciTree<'_>,
+    findings: &mut Vec<Finding>,
+    unknown: &mut Vec<String>,
+) {
     let is_written = |device: &&Device| !device.implicit && device.arg.is_none();
     let missing = domain.devices.iter().filter(is_written).filter(|device| device.address.is_none()).count();
     if missing > 0 {
@@ -103,22 +110,24 @@ impl<'a> Builder<'a> {
     }
 
     /// The functions on the bus of controller `bus`. `express` says that it is the bus of a PCI Express port.
-    fn functions_of(&mut self, nodes: &[Node], bus: u8, express: bool) -> Vec<Function> {
+    fn functions_of(&mut self, bus: u8, express: bool) -> Vec<Function> {
+        let nodes = self.tree.on_bus(bus);
         let mut functions = Vec::with_capacity(nodes.len());
         for node in nodes {
             let address = PciAddress { domain: 0, bus, slot: node.slot, function: node.function };
-            let function = match &node.what {
+            let function = match node.what {
                 What::BuiltIn(_) => None,
-                What::Device(position) => self.device(&self.domain.devices[*position], address, express),
-                What::Port(port) => self.bridge(port, address),
+                What::Device(position) => self.device(&self.domain.devices[position], address, express),
+                What::Port(index) => {
+                    self.tree.controller(index).and_then(|controller| self.bridge(index, controller, address))
+                }
             };
             functions.extend(function);
         }
         functions
     }
 
-    fn bridge(&mut self, port: &Port, address: PciAddress) -> Option<Function> {
-        let controller = &port.controller;
+    fn bridge(&mut self, index: u8, controller: &Controller, address: PciAddress) -> Option<Function> {
         let (kind, bars): (_, &[(u8, u64, BarKind)]) = match &controller.model {
             ControllerModel::RootPort if controller.hardware.as_deref() == Some("ioh3420") => {
                 (BridgeKind::Ioh3420, &[])
@@ -142,10 +151,9 @@ impl<'a> Builder<'a> {
             }
         };
         let id = self.next_id();
-        let index = u8::try_from(controller.index).ok()?;
         let express =
             matches!(controller.model, ControllerModel::RootPort | ControllerModel::SwitchDownstream);
-        let children = self.functions_of(&port.children, index, express);
+        let children = self.functions_of(index, express);
         let reserve = Reserve {
             io: controller.reserve.io,
             mem: controller.reserve.mem,
