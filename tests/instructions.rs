@@ -34,6 +34,7 @@ const WORKS: &[(&str, Work)] = &[
     ("rewrite 20", |times| rewrite(&nova(4, 20_000), times)),
     ("rewrite 200", |times| rewrite(&nova(4, 200_000), times)),
     ("decide eight", |times| decide("eight-h100-sxm", "xeon-46-h100-sxm", times)),
+    ("lay out eight", |times| lay_out("eight-h100-sxm", "xeon-46-h100-sxm", times)),
 ];
 
 fn parse(text: &str, times: u32) {
@@ -57,6 +58,11 @@ fn decide(domain: &str, machine: &str, times: u32) {
     let (text, facts): (String, HostFacts) = (examples()[domain].clone(), host(machine));
     let domain = Domain::parse(text.as_bytes()).expect("a domain");
     (0..times).for_each(|_| drop(black_box(common::decide(&domain, &facts))));
+}
+
+fn lay_out(domain: &str, machine: &str, times: u32) {
+    let guest = answer(&examples()[domain], &host(machine)).plan.guest.expect("a guest");
+    (0..times).for_each(|_| drop(black_box(barfit::layout::lay_out(&guest))));
 }
 
 /// Does what it is asked for. By itself it does nothing.
@@ -124,6 +130,7 @@ fn work_grows_with_the_text_and_no_faster() {
 #[test]
 fn a_decision_is_less_than_a_parse() {
     assert!(ratio("decide eight", "parse 20") < 0.5);
+    assert!(ratio("lay out eight", "parse 20") < 0.1);
 }
 
 /// The whole hook at `prepare`, beside a program that does nothing.

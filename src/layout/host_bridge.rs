@@ -115,22 +115,23 @@ impl HostBridge {
         for root in 0..self.slots.len() {
             let mut handled = [false; 5];
             for turn in 0..handled.len() {
-                if self.slots[root][turn].status == Status::None {
+                let slots = &self.slots[root];
+                if slots[turn].status == Status::None {
                     handled[turn] = true;
                     continue;
                 }
                 // The largest alignment first, the last of equals. A type not asked for takes part with the
                 // alignment it once had, as long as its own turn has not come.
-                let Some(kind) = Kind::ALL
-                    .into_iter()
-                    .filter(|kind| !handled[*kind as usize])
-                    .max_by_key(|kind| (self.slots[root][*kind as usize].mask, *kind))
-                else {
-                    continue;
-                };
+                let mut largest: Option<Kind> = None;
+                for kind in Kind::ALL.into_iter().filter(|kind| !handled[*kind as usize]) {
+                    let mask = slots[kind as usize].mask;
+                    if largest.is_none_or(|largest| mask >= slots[largest as usize].mask) {
+                        largest = Some(kind);
+                    }
+                }
+                let Some(kind) = largest else { continue };
                 handled[kind as usize] = true;
-                let slot = self.slots[root][kind as usize];
-                match self.find(kind, slot) {
+                match self.find(kind, slots[kind as usize]) {
                     Some(base) => self.slots[root][kind as usize].status = Status::Allocated(base),
                     None => complete = false,
                 }
@@ -145,8 +146,8 @@ impl HostBridge {
     }
 
     /// How each type of one root bus fared.
-    pub(super) fn statuses(&self, root: usize) -> PerKind<Status> {
-        self.slots[root].map(|slot| slot.status)
+    pub(super) fn statuses(&self, root: usize) -> impl Iterator<Item = Status> {
+        self.slots[root].iter().map(|slot| slot.status)
     }
 
     /// Takes everything back before the next attempt. What was not given stays asked for.

@@ -2,68 +2,14 @@
 //!
 //! The driver inserts by falling alignment. Among equals a node goes first, but behind those that stick out farther:
 //! whose length has a larger rest beyond a multiple of the alignment. A node without a rest always goes first.
-//! Entries of one alignment are a group, which is added up by itself: where the first of them begins is aligned like all
-//! of them, so that what they come to does not depend on it.
+//! What the nodes come to is added up from where something has changed.
 
-use std::cmp::{Ordering, Reverse};
-use std::ops::Range;
+use std::cmp::Reverse;
 
 use super::merging::Merging;
+use super::node::{Node, NodeId, Nodes, Rests, Size, Sums, granularity};
 use crate::layout::host_bridge::{Kind, PerKind};
-use crate::units::{KIB, MIB, align_up};
-
-/// Granularity of a bridge's memory windows.
-const BRIDGE_MEM_MASK: u64 = MIB - 1;
-/// Granularity of a bridge's I/O window.
-const BRIDGE_IO_MASK: u64 = 4 * KIB - 1;
-
-/// How much a node asks for. With a length of 0 it stands in no list.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) struct Size {
-    pub(super) len: u64,
-    /// Alignment minus one.
-    pub(super) mask: u64,
-    /// The largest BAR or padding in it that may be given up.
-    pub(super) largest: Largest,
-}
-
-impl Size {
-    pub(super) const NOTHING: Size = Size { len: 0, mask: 0, largest: Largest::NONE };
-
-    /// What is left of the length beyond a multiple of the alignment.
-    fn rest(&self) -> u64 {
-        self.len & self.mask
-    }
-}
-
-/// A node that may be given up, and its length; of length 0: there is none.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) struct Largest {
-    pub(super) len: u64,
-    pub(super) node: usize,
-}
-
-impl Largest {
-    pub(super) const NONE: Largest = Largest { len: 0, node: 0 };
-
-    /// The larger of this one and a later one; the later of equals.
-    pub(super) fn or(self, later: Largest) -> Largest {
-        if later.len != 0 && later.len >= self.len { later } else { self }
-    }
-}
-
-/// A node in a list, with all that the order depends on.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) node: usize,
-    pub(super) size: Size,
-    pub(super) kind: Kind,
-    pub(super) padding: bool,
-    /// When it is inserted among entries of the same alignment.
-    pub(super) turn: u64,
-    /// What its group comes to, from the first to this one.
-    pub(super) sums: Sums,
-}
+use crate::units::align_up;
 
 /// What the order of a list follows from.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -77,301 +23,212 @@ enum Order {
     Inserted,
 }
 
-/// What lies in a window, front to back.
+/// After so many entries what they come to is remembered.
+const STRIDE: usize = if cfg!(test) { 2 } else { 16 };
+
+/// What lies in a window, front to back. The entries of all lists are in one [`Entries`], each at its place.
 #[derive(Clone, Debug, Default)]
 pub(super) struct List {
-    entries: Vec<Entry>,
-    /// The groups of entries, in their order.
-    groups: Vec<Group>,
+    start: usize,
+    len: usize,
     order: Order,
-    /// Has changed since it was last laid out.
-    stale: bool,
+    /// What the first [`STRIDE`] entries come to, the first two times as many, and so on, as far as nothing has changed.
+    marks: Vec<Sums>,
 }
 
-/// Entries of the same alignment, one after the other.
-#[derive(Copy, Clone, Debug)]
-struct Group {
-    mask: u64,
-    count: usize,
-    /// So many of the first are added up.
-    fresh: usize,
-}
-
-/// What entries of the same alignment come to.
-#[derive(Copy, Clone, Debug)]
-pub(super) struct Sums {
-    /// To the end of the last.
-    used: u64,
-    /// The same of the padding among them.
-    padded: u64,
-    largest: Largest,
-    /// One has no rest.
-    whole: bool,
-    /// The rest of the first that has one.
-    rest: u64,
-    /// The entries can be ordered like that.
-    last_first: bool,
-    rest_first: bool,
-}
+/// The nodes of lists.
+pub(super) type Entries = Vec<NodeId>;
 
 impl List {
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// A list without entries, and with room for them from `start` on.
+    pub(super) fn new(start: usize) -> List {
+        List { start, ..List::default() }
     }
 
-    /// Whether it has changed since it was last asked for.
-    pub(super) fn take_stale(&mut self) -> bool {
-        std::mem::take(&mut self.stale)
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn entries<'e>(&self, entries: &'e [NodeId]) -> &'e [NodeId] {
+        &entries[self.start..][..self.len]
+    }
+
+    fn entries_mut<'e>(&self, entries: &'e mut [NodeId]) -> &'e mut [NodeId] {
+        &mut entries[self.start..][..self.len]
     }
 
     /// Takes everything out. What [`List::push`] then puts in has no order before [`List::sort`].
     pub(super) fn clear(&mut self) {
-        self.entries.clear();
+        self.len = 0;
+        self.marks.clear();
         self.order = Order::LastFirst;
     }
 
-    pub(super) fn push(&mut self, entry: Entry) {
-        self.entries.push(entry);
+    pub(super) fn push(&mut self, entries: &mut [NodeId], node: NodeId) {
+        entries[self.start + self.len] = node;
+        self.len += 1;
     }
 
-    /// Brings the entries into the order of their keys, and groups them.
-    pub(super) fn sort(&mut self) {
-        let by_rest = self.order == Order::RestFirst;
-        self.entries.sort_unstable_by_key(|entry| Reverse((entry.size.mask, key(by_rest, entry))));
-        self.group();
-    }
-
-    fn group(&mut self) {
-        self.stale = true;
-        self.groups.clear();
-        for equals in self.entries.chunk_by(|a, b| a.size.mask == b.size.mask) {
-            let (mask, count) = (equals[0].size.mask, equals.len());
-            self.groups.push(Group { mask, count, fresh: 0 });
-        }
-    }
-
-    /// The group of an alignment and where it begins, or where it would stand.
-    fn find(&self, mask: u64) -> (usize, usize) {
-        let (mut at, mut start) = (0, 0);
-        while let Some(group) = self.groups.get(at).filter(|group| group.mask > mask) {
-            (at, start) = (at + 1, start + group.count);
-        }
-        (at, start)
-    }
-
-    /// The place of an entry among those of a group.
-    fn place(&self, equals: Range<usize>, entry: &Entry) -> usize {
-        let by_rest = self.order == Order::RestFirst;
-        let own = key(by_rest, entry);
-        equals.start + self.entries[equals].partition_point(|other| key(by_rest, other) > own)
-    }
-
-    /// Puts an entry in the place of the one that its node had with another size.
-    pub(super) fn replace(&mut self, before: Size, entry: Entry) {
-        self.stale = true;
-        if before.len == 0 {
-            if entry.size.len != 0 {
-                let at = self.enter(&entry, 0);
-                self.entries.insert(at, entry);
-            }
+    /// Brings the entries into the order of their keys.
+    pub(super) fn sort(&mut self, entries: &mut [NodeId], nodes: &Nodes) {
+        self.marks.clear();
+        let entries = self.entries_mut(entries);
+        if entries.len() < 2 {
             return;
         }
-        let (group, start) = self.find(before.mask);
-        let equals = start..start + self.groups[group].count;
-        let was = match self.order {
-            Order::Inserted => {
-                let own = self.entries[equals].iter().position(|other| other.node == entry.node);
-                start + own.unwrap_or_default()
-            }
-            _ => self.place(equals, &Entry { size: before, ..entry }),
-        };
-        let same_place = self.order != Order::RestFirst || before.rest() == entry.size.rest();
-        if entry.size.len != 0 && entry.size.mask == before.mask && same_place {
-            self.groups[group].changed(was - start);
-            self.entries[was] = entry;
-            return;
-        }
-        self.groups[group].count -= 1;
-        self.groups[group].changed(was - start);
-        if self.groups[group].count == 0 {
-            self.groups.remove(group);
-        }
-        if entry.size.len == 0 {
-            self.entries.remove(was);
-            return;
-        }
-        // Only what lies between the two places moves.
-        match entry.size.mask.cmp(&before.mask) {
-            Ordering::Greater => {
-                let now = self.enter(&entry, 0);
-                self.entries[now..=was].rotate_right(1);
-                self.entries[now] = entry;
-            }
-            Ordering::Less => {
-                let now = self.enter(&entry, 1) - 1;
-                self.entries[was..=now].rotate_left(1);
-                self.entries[now] = entry;
-            }
-            Ordering::Equal => {
-                self.entries.remove(was);
-                let now = self.enter(&entry, 0);
-                self.entries.insert(now, entry);
+        match self.order {
+            Order::RestFirst => entries.sort_unstable_by_key(|node| Reverse(by_rest(&nodes[*node]))),
+            Order::LastFirst | Order::Inserted => {
+                entries.sort_unstable_by_key(|node| Reverse(by_turn(&nodes[*node])));
             }
         }
     }
 
-    /// Counts an entry among those of its alignment, and says where it goes; so many before it are not counted any more.
-    fn enter(&mut self, entry: &Entry, uncounted: usize) -> usize {
-        let (group, start) = self.find(entry.size.mask);
-        if self.groups.get(group).is_none_or(|group| group.mask != entry.size.mask) {
-            self.groups.insert(group, Group { mask: entry.size.mask, count: 0, fresh: 0 });
+    /// The place of a node.
+    fn place(&self, entries: &[NodeId], nodes: &Nodes, node: NodeId) -> usize {
+        let (entries, node) = (self.entries(entries), &nodes[node]);
+        match self.order {
+            Order::RestFirst => {
+                let own = by_rest(node);
+                entries.partition_point(|other| by_rest(&nodes[*other]) > own)
+            }
+            Order::LastFirst | Order::Inserted => {
+                let own = by_turn(node);
+                entries.partition_point(|other| by_turn(&nodes[*other]) > own)
+            }
         }
-        let start = start + uncounted;
-        let now = self.place(start..start + self.groups[group].count, entry);
-        self.groups[group].count += 1;
-        self.groups[group].changed(now - start);
-        now
     }
 
-    /// The entries with where each begins, from where the window does.
-    pub(super) fn offsets(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        let (mut end, mut rest) = (0, &self.entries[..]);
-        self.groups.iter().flat_map(move |group| {
-            let equals = rest.split_off(..group.count).unwrap_or_default();
-            let first = align_up(end, group.mask + 1).unwrap_or(u64::MAX);
-            if let Some(last) = equals.iter().rfind(|entry| !entry.padding) {
-                end = first.saturating_add(last.sums.used);
+    /// The entry at this place has changed, and with it what it and those behind it come to.
+    fn changed(&mut self, place: usize) {
+        self.marks.truncate(place / STRIDE);
+    }
+
+    /// Gives a node another size, and the place that goes with it.
+    pub(super) fn resize(&mut self, entries: &mut [NodeId], nodes: &mut Nodes, node: NodeId, size: Size) {
+        let before = nodes[node].size;
+        if before.len != 0 {
+            let was = match self.order {
+                Order::Inserted => {
+                    self.entries(entries).iter().position(|other| *other == node).unwrap_or_default()
+                }
+                Order::LastFirst | Order::RestFirst => self.place(entries, nodes, node),
+            };
+            self.changed(was);
+            let same_place = self.order != Order::RestFirst || before.rest() == size.rest();
+            if size.len != 0 && size.mask == before.mask && same_place {
+                nodes[node].size = size;
+                return;
             }
-            let used = equals.iter().filter(|entry| !entry.padding);
-            used.map(move |entry| {
-                (first.saturating_add(entry.sums.used).saturating_sub(entry.size.len), entry)
-            })
-        })
+            self.entries_mut(entries).copy_within(was + 1.., was);
+            self.len -= 1;
+        }
+        nodes[node].size = size;
+        if size.len != 0 {
+            let now = self.place(entries, nodes, node);
+            self.changed(now);
+            self.len += 1;
+            let entries = self.entries_mut(entries);
+            entries.copy_within(now..entries.len() - 1, now + 1);
+            entries[now] = node;
+        }
+    }
+
+    /// Tells of each node that is not padding, and where it begins, from where the window does.
+    pub(super) fn place_all(&self, entries: &[NodeId], nodes: &Nodes, mut tell: impl FnMut(u64, &Node)) {
+        let mut end = 0u64;
+        for node in self.entries(entries) {
+            let node = &nodes[*node];
+            if !node.is_padding() {
+                let start = align_up(end, node.size.mask + 1).unwrap_or(u64::MAX);
+                end = start.saturating_add(node.size.len);
+                tell(start, node);
+            }
+        }
     }
 
     /// Brings the entries into the driver's order, and says how large a window they need.
-    pub(super) fn lay_out(&mut self, window: Kind, merging: &Merging) -> Size {
-        let mut total = self.total(window);
-        let order = match self.order {
-            order @ Order::LastFirst if total.last_first => order,
-            order @ Order::RestFirst if total.rest_first => order,
-            _ if total.last_first => Order::LastFirst,
-            _ if total.rest_first => Order::RestFirst,
+    pub(super) fn lay_out(
+        &mut self,
+        entries: &mut [NodeId],
+        nodes: &Nodes,
+        window: Kind,
+        merging: &Merging,
+    ) -> Size {
+        let mut total = self.total(entries, nodes, window);
+        let order = match (self.order, total.rests) {
+            (Order::LastFirst, Rests { same: true, .. }) => Order::LastFirst,
+            (Order::RestFirst, Rests { all_or_none: true, .. }) => Order::RestFirst,
+            (_, Rests { same: true, .. }) => Order::LastFirst,
+            (_, Rests { all_or_none: true, .. }) => Order::RestFirst,
             _ => Order::Inserted,
         };
         if order != self.order || order == Order::Inserted {
             self.order = order;
             if order == Order::Inserted {
-                self.insert_all(window, merging);
+                self.insert_all(entries, nodes, window, merging);
             } else {
-                self.sort();
+                self.sort(entries, nodes);
             }
-            self.stale = false;
-            total = self.total(window);
+            total = self.total(entries, nodes, window);
         }
-        let granularity = if window == Kind::Io { BRIDGE_IO_MASK } else { BRIDGE_MEM_MASK };
+        let granularity = granularity(window);
         let round_up = |len: u64| align_up(len, granularity + 1).unwrap_or(u64::MAX);
         let padded = if window == Kind::Io { total.padded } else { round_up(total.padded) };
-        let mask = self.groups.first().map_or(granularity, |first| granularity.max(first.mask));
+        let first = self.entries(entries).first();
+        let mask = first.map_or(granularity, |first| granularity.max(nodes[*first].size.mask));
         Size { len: round_up(total.used).max(padded), mask, largest: total.largest }
     }
 
-    fn insert_all(&mut self, window: Kind, merging: &Merging) {
-        self.entries = inserted(std::mem::take(&mut self.entries), window, merging);
-        self.group();
+    fn insert_all(&mut self, entries: &mut [NodeId], nodes: &Nodes, window: Kind, merging: &Merging) {
+        self.marks.clear();
+        let entries = self.entries_mut(entries);
+        entries.copy_from_slice(&inserted(entries.to_vec(), nodes, window, merging));
     }
 
     /// What all entries come to.
-    fn total(&mut self, window: Kind) -> Sums {
-        let mut total = Sums::NOTHING;
-        let mut rest = &mut self.entries[..];
-        for group in &mut self.groups {
-            let equals = rest.split_off_mut(..group.count).unwrap_or_default();
-            let sums = group.add_up(equals, window);
-            let mask = group.mask;
-            let follow = |end: u64, len: u64| match len {
-                0 => end,
-                _ => align_up(end, mask + 1).unwrap_or(u64::MAX).saturating_add(len),
-            };
-            total.used = follow(total.used, sums.used);
-            total.padded = match window {
-                Kind::Io if sums.padded != 0 => sums.padded,
-                _ => follow(total.padded, sums.padded),
-            };
-            total.largest = total.largest.or(sums.largest);
-            total.last_first &= sums.last_first;
-            total.rest_first &= sums.rest_first;
+    #[inline]
+    fn total(&mut self, entries: &[NodeId], nodes: &Nodes, window: Kind) -> Sums {
+        let mut sums = Sums::NOTHING;
+        let mut rest = self.entries(entries);
+        if let Some(last) = self.marks.last() {
+            sums = *last;
+            rest = &rest[self.marks.len() * STRIDE..];
         }
-        total
-    }
-}
-
-/// By what entries of one alignment are sorted, the largest first.
-fn key(by_rest: bool, entry: &Entry) -> (u64, u64) {
-    (if by_rest { entry.size.rest() } else { 0 }, entry.turn)
-}
-
-impl Group {
-    /// The entry at this place has changed, and with it what those behind it come to.
-    fn changed(&mut self, place: usize) {
-        self.fresh = self.fresh.min(place);
-    }
-
-    fn add_up(&mut self, equals: &mut [Entry], window: Kind) -> Sums {
-        let last = self.fresh.checked_sub(1).and_then(|last| equals.get(last));
-        let mut sums = last.map_or(Sums::NOTHING, |entry| entry.sums);
-        for entry in &mut equals[self.fresh..] {
-            sums.add(entry, window);
-            entry.sums = sums;
+        while let Some((chunk, behind)) = rest.split_at_checked(STRIDE) {
+            chunk.iter().for_each(|node| sums.add(&nodes[*node], window));
+            self.marks.push(sums);
+            rest = behind;
         }
-        self.fresh = equals.len();
+        rest.iter().for_each(|node| sums.add(&nodes[*node], window));
         sums
     }
 }
 
-impl Sums {
-    pub(super) const NOTHING: Sums = Sums {
-        used: 0,
-        padded: 0,
-        largest: Largest::NONE,
-        whole: false,
-        rest: 0,
-        last_first: true,
-        rest_first: true,
-    };
+/// By what nodes are sorted, the largest first, where the last inserted of an alignment comes first: both in one number.
+fn by_turn(node: &Node) -> u128 {
+    u128::from(node.size.mask) << 64 | u128::from(node.turn)
+}
 
-    /// Adds an entry behind those of the same alignment.
-    fn add(&mut self, entry: &Entry, window: Kind) {
-        let Size { len, mask, largest } = entry.size;
-        let follow = |end: u64| align_up(end, mask + 1).unwrap_or(u64::MAX).saturating_add(len);
-        match (entry.padding, window) {
-            (false, _) => self.used = follow(self.used),
-            (true, Kind::Io) => self.padded = len,
-            (true, _) => self.padded = follow(self.padded),
-        }
-        self.largest = self.largest.or(largest);
-        match entry.size.rest() {
-            0 => self.whole = true,
-            rest if self.rest == 0 => self.rest = rest,
-            rest => self.last_first &= rest == self.rest,
-        }
-        self.rest_first &= !self.whole || self.rest == 0;
-    }
+/// The same where the one with the largest rest comes first.
+fn by_rest(node: &Node) -> (u64, u64, u64) {
+    (node.size.mask, node.size.rest(), node.turn)
 }
 
 /// The entries of one list in the order that the driver's own insertions give them.
-fn inserted(mut entries: Vec<Entry>, list: Kind, merging: &Merging) -> Vec<Entry> {
+fn inserted(mut entries: Entries, nodes: &Nodes, list: Kind, merging: &Merging) -> Entries {
     // Each type on its own first, in the order of the functions.
-    entries.sort_unstable_by_key(|entry| {
-        if merging.routes[entry.kind as usize].reversed { u64::MAX - entry.turn } else { entry.turn }
+    entries.sort_unstable_by_key(|&node| {
+        let node = &nodes[node];
+        if merging.routes[node.kind as usize].reversed { u64::MAX - node.turn } else { node.turn }
     });
-    let mut lists: PerKind<Vec<Entry>> = Default::default();
-    for entry in entries {
-        insert(&mut lists[entry.kind as usize], entry);
+    let mut lists: PerKind<Entries> = Default::default();
+    for node in entries {
+        insert(&mut lists[nodes[node].kind as usize], nodes, node);
     }
     for (to, from) in merging.merges {
-        for entry in std::mem::take(&mut lists[*from as usize]) {
-            insert(&mut lists[*to as usize], entry);
+        for node in std::mem::take(&mut lists[*from as usize]) {
+            insert(&mut lists[*to as usize], nodes, node);
         }
     }
     std::mem::take(&mut lists[list as usize])
@@ -379,33 +236,39 @@ fn inserted(mut entries: Vec<Entry>, list: Kind, merging: &Merging) -> Vec<Entry
 
 /// Inserts by falling alignment. Among equals a node goes first when its length is a multiple of its alignment,
 /// otherwise behind those that stick out farther.
-pub(super) fn insert(list: &mut Vec<Entry>, entry: Entry) {
-    let (mask, rest) = (entry.size.mask, entry.size.rest());
-    let farther = |other: &Entry| other.size.mask == mask && other.size.rest() > rest;
-    let mut place = list.partition_point(|other| other.size.mask > mask);
+pub(super) fn insert(list: &mut Entries, nodes: &Nodes, node: NodeId) {
+    let (mask, rest) = (nodes[node].size.mask, nodes[node].size.rest());
+    let farther = |other: &NodeId| {
+        let other = nodes[*other].size;
+        other.mask == mask && other.rest() > rest
+    };
+    let mut place = list.partition_point(|other| nodes[*other].size.mask > mask);
     while rest != 0 && list.get(place).is_some_and(farther) {
         place += 1;
     }
-    list.insert(place, entry);
+    list.insert(place, node);
 }
 
-/// A node in a list, its size, and what its group comes to with it, without and with padding, as the tests compare them.
+/// Nodes of a list with their lengths and alignments, and what it has added up, as the tests compare them.
 #[cfg(test)]
-pub(super) type Shown = (usize, u64, u64, u64, u64);
+pub(super) type Shown = (Vec<(NodeId, u64, u64)>, Vec<Sums>);
 
 #[cfg(test)]
 impl List {
-    pub(super) fn shown(&self) -> Vec<Shown> {
-        let shown = |entry: &Entry| {
-            let Entry { node, size, sums, .. } = *entry;
-            (node, size.len, size.mask, sums.used, sums.padded)
-        };
-        self.entries.iter().map(shown).collect()
+    pub(super) fn shown(&self, entries: &[NodeId], nodes: &Nodes) -> Shown {
+        let shown = |&node: &NodeId| (node, nodes[node].size.len, nodes[node].size.mask);
+        (self.entries(entries).iter().map(shown).collect(), self.marks.clone())
     }
 
     /// Brings the entries into the order that the driver's own insertions give them.
-    pub(super) fn insert_as_the_driver(&mut self, window: Kind, merging: &Merging) {
-        self.insert_all(window, merging);
-        self.total(window);
+    pub(super) fn insert_as_the_driver(
+        &mut self,
+        entries: &mut [NodeId],
+        nodes: &Nodes,
+        window: Kind,
+        merging: &Merging,
+    ) {
+        self.insert_all(entries, nodes, window, merging);
+        self.total(entries, nodes, window);
     }
 }

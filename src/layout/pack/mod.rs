@@ -14,6 +14,7 @@
 
 mod list;
 mod merging;
+mod node;
 #[cfg(test)]
 mod tests;
 
@@ -22,11 +23,12 @@ use std::ops::Range;
 use super::host_bridge::{Kind, PerKind, Request};
 use super::{Bridge, BridgeKind, Function, PlacedBar, Role};
 use crate::units::{Addr, Bar, BarKind, KIB};
-use list::{Entry, Largest, List, Size, Sums, insert};
+use list::{Entries, List, insert};
 use merging::{
     MEM64_THROUGH_NONE, MEM64_THROUGH_PREF64, Merging, ROOT_WITH_HIGH, ROOT_WITHOUT_HIGH, Route, WITH_PREF64,
     WITHOUT_PREF64,
 };
+use node::{Largest, NOBODY, Node, NodeId, Nodes, Size, What, granularity};
 
 /// BARs of memory are aligned to a page at least.
 const PAGE_MASK: u64 = 4 * KIB - 1;
@@ -51,8 +53,8 @@ struct Dev<'a> {
     bus: usize,
     /// One past the last function behind it.
     end: usize,
-    /// Its BARs: nodes.
-    bars: Range<usize>,
+    /// What of it is on that bus: its BARs, and the windows of a bridge.
+    nodes: Range<NodeId>,
     /// Of a bridge, the bus behind it.
     behind: Option<usize>,
     /// It was given up; of a bridge, its padding was.
@@ -67,9 +69,13 @@ struct Bus<'a> {
     /// Functions on it and behind.
     devs: Range<usize>,
     /// The first of its [`GROUP`] nodes; on a root bus there is, in the place of padding, one for expansion ROMs.
-    group: usize,
+    group: NodeId,
+    /// Nodes that may ask for something on it.
+    most: usize,
     /// What lies in each of its windows.
     lists: PerKind<List>,
+    /// Those of its lists that have changed since they were laid out, one bit each.
+    stale: u8,
     /// Its lists hold what they should.
     filled: bool,
     /// How its lists are merged.
@@ -79,33 +85,9 @@ struct Bus<'a> {
 }
 
 /// Nodes of a bus: a window of each type, then padding of each type.
-const GROUP: usize = 10;
+const GROUP: NodeId = 10;
 /// Distance from a window to its padding.
-const TO_PADDING: usize = 5;
-
-/// What a node of a resource tree stands for.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-enum What {
-    /// A BAR: its number in the list of all BARs.
-    Bar(usize),
-    /// Everything of one type behind a bridge.
-    Window,
-    /// Space for devices plugged later.
-    Padding,
-    /// The place where expansion ROMs are copied from.
-    Rom,
-}
-
-#[derive(Copy, Clone, Debug)]
-struct Node {
-    /// Whose it is; `None`: a root bus's.
-    dev: Option<usize>,
-    /// The bus in whose lists it stands; `None`: a root bus's window.
-    bus: Option<usize>,
-    what: What,
-    kind: Kind,
-    size: Size,
-}
+const TO_PADDING: NodeId = 5;
 
 impl PackRules {
     /// How the lists of a bus are merged. `pref64` says that something goes through its prefetchable 64-bit window.
@@ -137,7 +119,11 @@ pub(super) struct Tree<'a> {
     roots: Vec<usize>,
     /// The rules by which the lists were filled; `None` before the first boot.
     rules: Option<PackRules>,
-    nodes: Vec<Node>,
+    nodes: Nodes,
+    /// What the lists of all buses hold.
+    entries: Entries,
+    /// Room for what [`Tree::fill`] looks at.
+    asking: Vec<NodeId>,
 }
 
 impl<'a> Tree<'a> {
@@ -150,7 +136,9 @@ impl<'a> Tree<'a> {
             buses: Vec::with_capacity(count.bridges + 1),
             roots: Vec::with_capacity(1),
             rules: None,
-            nodes: Vec::with_capacity(count.bars + (count.bridges + 1) * GROUP),
+            nodes: Nodes::with_capacity(count.bars + (count.bridges + 1) * GROUP as usize),
+            entries: Entries::new(),
+            asking: Vec::with_capacity(count.bars + count.bridges * TO_PADDING as usize),
         };
         tree.add_root(bus, true);
         let mut expanders: Vec<(u8, &Bridge)> =
@@ -162,31 +150,44 @@ impl<'a> Tree<'a> {
                 tree.add_root(&expander.children, false);
             }
         }
+        tree.make_room();
         tree
+    }
+
+    /// Makes room in each list for all nodes of its bus.
+    fn make_room(&mut self) {
+        let mut start = 0;
+        for bus in &mut self.buses {
+            for list in &mut bus.lists {
+                *list = List::new(start);
+                start += bus.most;
+            }
+        }
+        self.entries = vec![0; start];
     }
 
     fn add_root(&mut self, functions: &'a [Function], on_bus_0: bool) {
         let bus = self.add_bus(None, None);
         self.roots.push(bus);
         self.flatten(functions, bus, on_bus_0);
-        let rom = self.buses[bus].group + TO_PADDING;
-        (self.nodes[rom].what, self.nodes[rom].kind) = (What::Rom, Kind::Mem32);
+        let rom = &mut self.nodes[self.buses[bus].group + TO_PADDING];
+        (rom.what, rom.kind) = (What::Rom, Kind::Mem32);
+        self.find_roms(bus);
     }
 
     fn flatten(&mut self, functions: &'a [Function], bus: usize, on_bus_0: bool) {
         let start = self.devs.len();
+        let mut most = TO_PADDING;
         for function in functions {
             let at = self.devs.len();
-            let first = self.nodes.len();
+            let first = self.nodes.next();
             let behind = bridge(function).filter(|_| expander(function).is_none());
             let may_go = behind.is_none() && !on_bus_0 && !function.vga;
             for bar in function.bars.iter().filter(|bar| !bar.is_rom()) {
                 let (kind, len, mask) = demand(bar);
-                let node = self.nodes.len();
-                let largest = if may_go { Largest { len, node } } else { Largest::NONE };
-                let what = What::Bar(self.bars.len());
-                let size = Size { len, mask, largest };
-                self.nodes.push(Node { dev: Some(at), bus: Some(bus), what, kind, size });
+                let largest = if may_go { Largest { len, node: self.nodes.next() } } else { Largest::NONE };
+                let (size, what) = (Size { len, mask, largest }, What::Bar(self.bars.len() as u32));
+                self.nodes.push(Node { size, turn: 0, dev: at as u32, bus: bus as u32, what, kind });
                 self.bars.push(PlacedBar {
                     function: function.id,
                     bar: *bar,
@@ -195,42 +196,55 @@ impl<'a> Tree<'a> {
                     rescued: false,
                 });
             }
-            let bars = first..self.nodes.len();
-            let rejected = false;
-            self.devs.push(Dev { function, bus, end: at + 1, bars, behind: None, rejected });
+            let nodes = first..self.nodes.next();
+            self.devs.push(Dev { function, bus, end: at + 1, nodes, behind: None, rejected: false });
             if let Some(bridge) = behind {
                 let below = self.add_bus(Some((at, bridge)), Some(bus));
-                self.devs[at].behind = Some(below);
+                let dev = &mut self.devs[at];
+                dev.behind = Some(below);
+                // Its windows follow its BARs.
+                dev.nodes.end += TO_PADDING;
                 self.flatten(&bridge.children, below, false);
                 self.devs[at].end = self.devs.len();
             }
+            let nodes = &self.devs[at].nodes;
+            most += nodes.end - nodes.start;
         }
         self.buses[bus].devs = start..self.devs.len();
+        self.buses[bus].most = most as usize;
     }
 
     /// Adds a bus with its nodes, and returns its number.
     fn add_bus(&mut self, bridge: Option<(usize, &'a Bridge)>, above: Option<usize>) -> usize {
-        let (number, group) = (self.buses.len(), self.nodes.len());
-        let dev = bridge.map(|(dev, _)| dev);
-        for (what, bus) in [(What::Window, above), (What::Padding, Some(number))] {
-            self.nodes.extend(Kind::ALL.iter().map(|&kind| Node {
-                dev,
-                bus,
-                what,
-                kind,
-                size: Size::NOTHING,
+        let (number, group) = (self.buses.len(), self.nodes.next());
+        let dev = bridge.map_or(NOBODY, |(dev, _)| dev as u32);
+        let above = above.map_or(NOBODY, |bus| bus as u32);
+        for (what, bus) in [(What::Window, above), (What::Padding, number as u32)] {
+            self.nodes.extend(Kind::ALL.into_iter().map(|kind| {
+                let size = Size::nothing(if what == What::Window { granularity(kind) } else { 0 });
+                Node { size, turn: 0, dev, bus, what, kind }
             }));
         }
         self.buses.push(Bus {
             bridge,
             devs: 0..0,
             group,
+            most: 0,
             lists: Default::default(),
+            stale: 0,
             filled: false,
             merging: &WITHOUT_PREF64,
             roms: Vec::new(),
         });
         number
+    }
+
+    /// Keeps the sizes of all expansion ROMs on a root bus and behind.
+    fn find_roms(&mut self, root: usize) {
+        let bus = &mut self.buses[root];
+        bus.roms.clear();
+        bus.roms.extend(self.devs[bus.devs.clone()].iter().flat_map(|dev| rom_sizes(dev.function)));
+        bus.roms.sort_unstable();
     }
 
     /// Builds the resource trees of a boot: nothing has been given up, and `padding` says what a hot-plug bridge keeps
@@ -240,22 +254,24 @@ impl<'a> Tree<'a> {
             // Nodes in no list are resized at no cost.
             self.buses.iter_mut().for_each(|bus| bus.filled = false);
         }
+        let mut restored = false;
         for at in 0..self.devs.len() {
             let dev = &mut self.devs[at];
             if std::mem::take(&mut dev.rejected) && dev.behind.is_none() {
-                for node in dev.bars.clone() {
+                restored = true;
+                for node in dev.nodes.clone() {
                     let Node { what, size, .. } = self.nodes[node];
                     if let What::Bar(number) = what {
-                        let len = self.bars[number].bar.size.get();
+                        let len = self.bars[number as usize].bar.size.get();
                         self.resize(node, Size { len, ..size });
                     }
                 }
             }
         }
-        for at in 0..self.buses.len() {
-            let bus = &mut self.buses[at];
-            let spare = bus.group + TO_PADDING;
-            match bus.bridge {
+        // What is behind a bridge comes after it.
+        for at in (0..self.buses.len()).rev() {
+            let spare = self.buses[at].group + TO_PADDING;
+            match self.buses[at].bridge {
                 Some((_, bridge)) if bridge.hotplug => {
                     for (node, len) in (spare..).zip(padding(bridge)) {
                         let largest = Largest { len, node };
@@ -264,18 +280,13 @@ impl<'a> Tree<'a> {
                 }
                 Some(_) => {}
                 None => {
-                    let functions = self.devs[bus.devs.clone()].iter().map(|dev| dev.function);
-                    bus.roms.clear();
-                    bus.roms.extend(functions.flat_map(rom_sizes));
-                    bus.roms.sort_unstable();
-                    let size = rom_size(&bus.roms);
-                    self.resize(spare, size);
+                    if restored {
+                        self.find_roms(at);
+                    }
+                    self.resize(spare, rom_size(&self.buses[at].roms));
                 }
             }
-        }
-        // What is behind a bridge comes after it.
-        for bus in (0..self.buses.len()).rev() {
-            self.lay_out(bus, rules);
+            self.lay_out(at, rules);
         }
     }
 
@@ -287,22 +298,25 @@ impl<'a> Tree<'a> {
     /// What a root bus asks for.
     pub(super) fn requests(&self, root: usize) -> PerKind<Option<Request>> {
         let group = self.buses[self.roots[root]].group;
-        std::array::from_fn(|kind| {
-            let Size { len, mask, .. } = self.nodes[group + kind].size;
-            (len != 0).then_some(Request { len, mask })
-        })
+        let mut requests = [None; 5];
+        for (request, window) in requests.iter_mut().zip(group..) {
+            let Size { len, mask, .. } = self.nodes[window].size;
+            *request = (len != 0).then_some(Request { len, mask });
+        }
+        requests
     }
 
     /// Gives up the largest consumer of each type that was not satisfied. `false` when nobody can be given up.
     pub(super) fn give_up(&mut self, unsatisfied: PerKind<bool>) -> bool {
         let Some(rules) = self.rules else { return false };
         // All are looked for before the first is given up.
-        let mut largest = [None; 5];
+        let mut largest = [NOBODY; 5];
         for kind in Kind::ALL.into_iter().filter(|kind| unsatisfied[*kind as usize]) {
-            largest[kind as usize] = self.largest(kind).and_then(|node| self.nodes[node].dev);
+            largest[kind as usize] = self.largest(kind).map_or(NOBODY, |node| self.nodes[node].dev);
         }
         let mut given_up = false;
-        for at in largest.into_iter().flatten() {
+        for at in largest.into_iter().filter(|at| *at != NOBODY) {
+            let at = at as usize;
             // One of several types may have done it already.
             if std::mem::replace(&mut self.devs[at].rejected, true) {
                 continue;
@@ -315,7 +329,7 @@ impl<'a> Tree<'a> {
                     let group = self.buses[behind].group;
                     (behind, group + TO_PADDING..group + GROUP)
                 }
-                None => (dev.bus, dev.bars.clone()),
+                None => (dev.bus, dev.nodes.clone()),
             };
             if dev.behind.is_none() {
                 self.forget_rom(at, rules);
@@ -329,16 +343,16 @@ impl<'a> Tree<'a> {
     }
 
     /// The largest BAR or padding of a type that may be given up; the last of equals.
-    fn largest(&self, kind: Kind) -> Option<usize> {
-        let window = |root: &usize| self.buses[*root].group + kind as usize;
+    fn largest(&self, kind: Kind) -> Option<NodeId> {
+        let window = |root: &usize| self.buses[*root].group + kind as NodeId;
         let largest = match &self.roots[..] {
             [root] => self.nodes[window(root)].size.largest,
             roots => {
-                let mut pool = Vec::with_capacity(roots.len());
+                let mut pool = Entries::with_capacity(roots.len());
                 for root in roots {
-                    insert(&mut pool, self.entry(window(root), 0));
+                    insert(&mut pool, &self.nodes, window(root));
                 }
-                pool.iter().fold(Largest::NONE, |before, entry| before.or(entry.size.largest))
+                pool.iter().fold(Largest::NONE, |before, root| before.or(self.nodes[*root].size.largest))
             }
         };
         (largest.len != 0).then_some(largest.node)
@@ -370,7 +384,10 @@ impl<'a> Tree<'a> {
     }
 
     /// All BARs with their addresses, given where each root bus's types begin.
-    pub(super) fn placed(&self, bases: impl Fn(usize) -> PerKind<Option<u64>>) -> Vec<PlacedBar> {
+    pub(super) fn placed<I: Iterator<Item = Option<u64>>>(
+        &self,
+        bases: impl Fn(usize) -> I,
+    ) -> Vec<PlacedBar> {
         let mut bars = self.bars.clone();
         for (at, root) in self.roots.iter().enumerate() {
             for (kind, base) in Kind::ALL.into_iter().zip(bases(at)) {
@@ -384,73 +401,70 @@ impl<'a> Tree<'a> {
 
     /// Places what lies in a window of the bus that begins at `base`.
     fn place(&self, bus: usize, window: Kind, base: u64, bars: &mut [PlacedBar]) {
-        for (offset, entry) in self.buses[bus].lists[window as usize].offsets() {
+        self.buses[bus].lists[window as usize].place_all(&self.entries, &self.nodes, |offset, node| {
             let address = base.saturating_add(offset);
-            let node = &self.nodes[entry.node];
-            match (node.what, node.dev.and_then(|dev| self.devs[dev].behind)) {
-                (What::Bar(number), _) => bars[number].address = Some(Addr(address)),
-                (What::Window, Some(behind)) => self.place(behind, node.kind, address, bars),
-                _ => {}
+            match node.what {
+                What::Bar(number) => bars[number as usize].address = Some(Addr(address)),
+                What::Window => {
+                    if let Some(behind) = self.devs[node.dev as usize].behind {
+                        self.place(behind, node.kind, address, bars);
+                    }
+                }
+                What::Padding | What::Rom => {}
+            }
+        });
+    }
+
+    /// Fills the lists of a bus with everything on it that asks for anything: its padding, and the BARs and windows of the
+    /// functions on it.
+    fn fill(&mut self, bus: usize, rules: PackRules) {
+        let Tree { devs, buses, nodes, entries, asking, .. } = self;
+        let bus = &mut buses[bus];
+        asking.clear();
+        let mut ask = |own: Range<NodeId>| {
+            own.filter(|node| nodes[*node].size.len != 0).for_each(|node| asking.push(node));
+        };
+        ask(bus.group + TO_PADDING..bus.group + GROUP);
+        let mut at = bus.devs.start;
+        while at < bus.devs.end {
+            ask(devs[at].nodes.clone());
+            at = devs[at].end;
+        }
+        let is_root = bus.bridge.is_none();
+        let pref64 = !is_root && asking.iter().any(|node| rules.is_pref64(nodes[*node].kind));
+        bus.merging = rules.merging(is_root, pref64);
+        for (kind, list) in Kind::ALL.into_iter().zip(&mut bus.lists) {
+            if !list.is_empty() {
+                bus.stale |= bit(kind);
+                list.clear();
             }
         }
-    }
-
-    /// Nodes on a bus: its padding, and the BARs and windows of the functions on it.
-    fn on_bus(&self, bus: usize) -> impl Iterator<Item = usize> {
-        let Bus { group, devs, .. } = &self.buses[bus];
-        let mut at = devs.start;
-        let devs = std::iter::from_fn(move || {
-            let dev = (at < devs.end).then(|| &self.devs[at])?;
-            at = dev.end;
-            let windows = dev.behind.map_or(0..0, |behind| {
-                let group = self.buses[behind].group;
-                group..group + TO_PADDING
-            });
-            Some(dev.bars.clone().chain(windows))
-        });
-        (group + TO_PADDING..group + GROUP).chain(devs.flatten())
-    }
-
-    /// Fills the lists of a bus with everything on it that asks for anything.
-    fn fill(&mut self, bus: usize, rules: PackRules) {
-        let is_root = self.buses[bus].bridge.is_none();
-        let asks = |node: &usize| self.nodes[*node].size.len != 0;
-        let is_pref64 = |node: usize| rules.is_pref64(self.nodes[node].kind);
-        let pref64 = !is_root && self.on_bus(bus).filter(asks).any(is_pref64);
-        let merging = rules.merging(is_root, pref64);
-        let mut lists = std::mem::take(&mut self.buses[bus].lists);
-        lists.iter_mut().for_each(List::clear);
-        self.on_bus(bus).filter(asks).for_each(|node| {
-            let route = merging.routes[self.nodes[node].kind as usize];
-            lists[route.to as usize].push(self.entry(node, self.turn(node, bus, route)));
-        });
-        lists.iter_mut().for_each(List::sort);
-        let bus = &mut self.buses[bus];
-        (bus.lists, bus.merging, bus.filled) = (lists, merging, true);
-    }
-
-    fn entry(&self, node: usize, turn: u64) -> Entry {
-        let Node { what, kind, size, .. } = self.nodes[node];
-        Entry { node, size, kind, padding: what == What::Padding, turn, sums: Sums::NOTHING }
-    }
-
-    /// Nodes of a bus are numbered in the order of insertion, but for a bridge's padding, which comes last.
-    fn turn(&self, node: usize, bus: usize, route: Route) -> u64 {
-        let Bus { bridge, group, .. } = &self.buses[bus];
-        let is_padding = (group + TO_PADDING..group + GROUP).contains(&node);
-        let number = if is_padding && bridge.is_some() { self.nodes.len() } else { node } as u64;
-        (route.rank << 32) + if route.reversed { u64::from(u32::MAX) - number } else { number }
+        let mut in_use = 0;
+        for &node in asking.iter() {
+            let route = bus.merging.routes[nodes[node].kind as usize];
+            nodes[node].turn = bus.turn(node, route);
+            bus.lists[route.to as usize].push(entries, node);
+            in_use |= bit(route.to);
+        }
+        in_bits(in_use).for_each(|kind| bus.lists[kind as usize].sort(entries, nodes));
+        bus.stale |= in_use;
+        bus.filled = true;
     }
 
     /// Gives a node another size, in its bus's list as well; [`Tree::lay_out`] has to follow.
-    fn resize(&mut self, node: usize, size: Size) {
-        let before = std::mem::replace(&mut self.nodes[node].size, size);
-        let Some(bus) = self.nodes[node].bus.filter(|bus| before != size && self.buses[*bus].filled) else {
+    fn resize(&mut self, id: NodeId, size: Size) {
+        let node = &mut self.nodes[id];
+        if node.size == size {
+            return;
+        }
+        let Some(bus) = self.buses.get_mut(node.bus as usize).filter(|bus| bus.filled) else {
+            node.size = size;
             return;
         };
-        let route = self.buses[bus].merging.routes[self.nodes[node].kind as usize];
-        let entry = self.entry(node, self.turn(node, bus, route));
-        self.buses[bus].lists[route.to as usize].replace(before, entry);
+        let route = bus.merging.routes[node.kind as usize];
+        node.turn = bus.turn(id, route);
+        bus.stale |= bit(route.to);
+        bus.lists[route.to as usize].resize(&mut self.entries, &mut self.nodes, id, size);
     }
 
     /// Lays out anew what has changed on a bus, and on those above.
@@ -463,34 +477,54 @@ impl<'a> Tree<'a> {
     }
 
     /// Lays out those lists of a bus that have changed, and gives its windows their sizes.
-    fn lay_out(&mut self, bus: usize, rules: PackRules) {
-        let Bus { lists, merging, filled, bridge, .. } = &self.buses[bus];
+    fn lay_out(&mut self, at: usize, rules: PackRules) {
+        let bus = &self.buses[at];
         // The first may have come, or the last have gone, that makes it merge in another way.
-        let pref64 = bridge.is_some() && !lists[Kind::PMem64 as usize].is_empty();
-        if !filled || pref64 != merging.pref64 {
-            self.fill(bus, rules);
+        let pref64 = bus.bridge.is_some() && !bus.lists[Kind::PMem64 as usize].is_empty();
+        if !bus.filled || pref64 != bus.merging.pref64 {
+            self.fill(at, rules);
         }
-        for kind in Kind::ALL {
-            let Bus { group, merging, lists, .. } = &mut self.buses[bus];
-            let list = &mut lists[kind as usize];
-            if list.take_stale() {
-                let (window, size) = (*group + kind as usize, list.lay_out(kind, merging));
-                self.resize(window, size);
-            }
+        let stale = std::mem::take(&mut self.buses[at].stale);
+        for kind in in_bits(stale) {
+            let bus = &mut self.buses[at];
+            let size = bus.lists[kind as usize].lay_out(&mut self.entries, &self.nodes, kind, bus.merging);
+            let window = bus.group + kind as NodeId;
+            self.resize(window, size);
         }
     }
+}
+
+impl Bus<'_> {
+    /// Nodes of a bus are numbered in the order of insertion, but for a bridge's padding, which comes last.
+    fn turn(&self, node: NodeId, route: Route) -> u64 {
+        let is_padding =
+            self.bridge.is_some() && (self.group + TO_PADDING..self.group + GROUP).contains(&node);
+        let number = if is_padding { NodeId::MAX } else { node };
+        (route.rank << 32) + u64::from(if route.reversed { NodeId::MAX - number } else { number })
+    }
+}
+
+/// A type as one bit.
+fn bit(kind: Kind) -> u8 {
+    1 << kind as u8
+}
+
+/// The types of such bits.
+fn in_bits(bits: u8) -> impl Iterator<Item = Kind> {
+    Kind::ALL.into_iter().filter(move |kind| bits & bit(*kind) != 0)
 }
 
 /// What the tests compare.
 #[cfg(test)]
 impl Tree<'_> {
     /// Of each list of each bus, what it holds in its order.
-    fn lists(&self) -> Vec<Vec<list::Shown>> {
-        self.buses.iter().flat_map(|bus| &bus.lists).map(List::shown).collect()
+    fn lists(&self) -> Vec<list::Shown> {
+        let lists = self.buses.iter().flat_map(|bus| &bus.lists);
+        lists.map(|list| list.shown(&self.entries, &self.nodes)).collect()
     }
 
     /// The same with all lists filled anew.
-    fn anew(&self) -> Vec<Vec<list::Shown>> {
+    fn anew(&self) -> Vec<list::Shown> {
         let mut tree = self.clone();
         for bus in (0..tree.buses.len()).rev() {
             tree.buses[bus].filled = false;
@@ -500,11 +534,11 @@ impl Tree<'_> {
     }
 
     /// The same with each list in the order that the driver's own insertions give it.
-    fn inserted(&self) -> Vec<Vec<list::Shown>> {
+    fn inserted(&self) -> Vec<list::Shown> {
         let mut tree = self.clone();
         for Bus { lists, merging, .. } in &mut tree.buses {
             for (kind, list) in Kind::ALL.into_iter().zip(lists) {
-                list.insert_as_the_driver(kind, merging);
+                list.insert_as_the_driver(&mut tree.entries, &tree.nodes, kind, merging);
             }
         }
         tree.lists()
@@ -518,7 +552,7 @@ fn rom_sizes(function: &Function) -> impl Iterator<Item = u64> {
 /// Space for copying expansion ROMs: that of the largest.
 fn rom_size(roms: &[u64]) -> Size {
     let len = roms.last().copied().unwrap_or(0);
-    Size { len, mask: len.saturating_sub(1), largest: Largest::NONE }
+    Size { len, ..Size::nothing(len.saturating_sub(1)) }
 }
 
 /// How much there will be.
