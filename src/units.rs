@@ -70,7 +70,7 @@ pub fn approximate(bytes: u64) -> String {
         return format!("{bytes} B");
     };
     // Tenths, rounded up: what is needed must not look smaller than it is.
-    let tenths = (u128::from(bytes) * 10).div_ceil(u128::from(unit));
+    let tenths = bytes / unit * 10 + (bytes % unit * 10).div_ceil(unit);
     if tenths.is_multiple_of(10) {
         format!("{} {name}", tenths / 10)
     } else {

@@ -269,8 +269,8 @@ fn reasoning(case: &Case<'_>, decision: &Decision, findings: &mut Vec<Finding>) 
         findings.push(Finding::note(
             Code::SumIsWrong,
             format!(
-                "the large BARs add up to {}, which {naive} bits seem to hold; aligned, each behind its own port, \
-                 they need {}",
+                "the large BARs alone add up to {}, which {naive} bits seem to hold; with the small ones, aligned, \
+                 each behind its own port, they need {}",
                 approximate(sum),
                 approximate(window.needed.get())
             ),
