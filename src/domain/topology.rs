@@ -116,7 +116,7 @@ pub fn assign(domain: &Domain) -> PciTree<'_> {
     let node =
         |(at, what): (PciAddress, What)| Node { bus: at.bus, slot: at.slot, function: at.function, what };
     let mut nodes = Vec::with_capacity(Q35.len() + domain.controllers.len() + devices.len());
-    nodes.extend(built_in.chain(placed).chain(ports).map(node));
+    built_in.chain(placed).chain(ports).for_each(|standing| nodes.push(node(standing)));
 
     // Of each bus, the one that its port stands on.
     let mut above = [None; 256];

@@ -47,14 +47,20 @@ pub(super) fn build<'a>(
         DeviceKind::Host { host, .. } => Some(host),
         DeviceKind::Emulated { .. } => None,
     };
+    let mut passed = Vec::with_capacity(domain.devices.len());
+    passed.extend(domain.devices.iter().filter_map(host_address));
+    let bus = Bus {
+        functions: Vec::new(),
+        devices: Vec::with_capacity(passed.len()),
+        emulated: Vec::with_capacity(domain.devices.len() - passed.len()),
+    };
     let sources = Sources {
         host: by_address(host),
         host_is: options.host_is,
         assume: options.assume_gpu,
         also_gpu: options.also_gpu,
-        passed: domain.devices.iter().filter_map(host_address).collect(),
+        passed,
     };
-    let bus = Bus { functions: Vec::new(), devices: Vec::new(), emulated: Vec::new() };
     let networks_as_vf = options.networks_as_vf;
     let mut builder =
         Builder { domain, tree: &tree, networks_as_vf, sources, next: 0, bus, findings, unknown };

@@ -80,11 +80,12 @@ impl OvmfRules {
             return None;
         }
         let mut rules = OvmfRules::oldest();
+        let mut era = FIRST;
         for row in ROWS.iter().filter(|row| row.since <= month) {
-            rules.era = row.since.to_string();
+            era = row.since;
             rules.apply(row.change);
         }
-        Some(rules)
+        Some(OvmfRules { era: era.to_string(), ..rules })
     }
 
     /// Puts one change on top: what a distribution has backported or configured.
