@@ -77,8 +77,9 @@ pub(super) fn resolve(
         None => model.la57 && (tcg || host_la57.unwrap_or(true)),
     };
     let maxphysaddr = known_to_libvirt(cpu.maxphysaddr, host, findings);
-    let width =
-        width(domain, &Cpu { maxphysaddr, ..cpu.clone() }, model, host, tcg, host_phys_bits, findings);
+    // All of the CPU that its width depends on.
+    let left = Cpu { mode: cpu.mode, maxphysaddr, ..Cpu::default() };
+    let width = width(domain, &left, model, host, tcg, host_phys_bits, findings);
     ResolvedCpu {
         cpu: GuestCpu {
             vendor,

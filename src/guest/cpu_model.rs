@@ -3,6 +3,8 @@
 //! Read from QEMU 7.2 itself (QMP `query-cpu-model-expansion` of every definition); models newer than that from
 //! target/i386/cpu.c of QEMU 10.0. A version or variant suffix (`-v3`, `-IBRS`, `-noTSX`) changes none of these.
 
+use std::iter;
+
 use crate::layout::CpuVendor::{self, Amd, Intel, Other};
 
 /// A named model.
@@ -72,14 +74,12 @@ const MODELS: &[(&[&str], CpuModel)] = &[
 
 /// The model of this name, with any suffix (`Skylake-Server-noTSX-IBRS`, `EPYC-Milan-v2`); `None` for one not known.
 pub(super) fn cpu_model(name: &str) -> Option<CpuModel> {
-    let matches =
-        |family: &str| name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-    let families = MODELS.iter().flat_map(|(names, model)| names.iter().map(move |name| (*name, *model)));
+    let shorter = name.rmatch_indices('-').map(|(end, _)| &name[..end]);
     // `EPYC-Genoa` is no variant of `EPYC`: the longest name wins.
-    families
-        .filter(|(family, _)| matches(family))
-        .max_by_key(|(family, _)| family.len())
-        .map(|(_, model)| model)
+    iter::once(name).chain(shorter).find_map(|family| {
+        let (_, model) = MODELS.iter().find(|(names, _)| names.contains(&family))?;
+        Some(*model)
+    })
 }
 
 #[cfg(test)]
@@ -100,6 +100,9 @@ mod tests {
             ("pentium3-v1", Some(model(Intel, false, false, false))),
             ("qemu64", Some(model(Amd, true, false, false))),
             ("power9", None),
+            ("-", None),
+            ("EPYC-", Some(model(Amd, true, true, false))),
+            ("EPYCx-v1", None),
         ] {
             assert_eq!(cpu_model(name), expected, "{name}");
         }
