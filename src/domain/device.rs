@@ -59,9 +59,9 @@ const MAX_CONTROLLERS: u32 = 256;
 
 impl Indices {
     /// Something stands on a controller: the one its address names, or the one libvirt chooses.
-    fn need(&mut self, node: Node<'_, '_>, chosen: u32) {
+    fn need(&mut self, node: Node<'_, '_>, chosen: impl FnOnce() -> u32) {
         let address = child(node, "address").and_then(|address| address.attribute("controller"));
-        self.needed.insert(address.map_or(Some(chosen), |text| text.parse().ok()).unwrap_or(0));
+        self.needed.insert(address.map_or_else(chosen, |text| text.parse().unwrap_or(0)));
     }
 
     fn have(&mut self, node: Node<'_, '_>) {
@@ -104,11 +104,14 @@ impl Devices {
                 }
                 "disk" => {
                     match emulated::disk_bus(node) {
-                        "scsi" => seen.scsi.need(node, emulated::disk_number(node) / 7),
-                        "sata" => seen.sata.need(node, emulated::disk_number(node) / 6),
+                        "scsi" => seen.scsi.need(node, || emulated::disk_number(node) / 7),
+                        "sata" => seen.sata.need(node, || emulated::disk_number(node) / 6),
+                        // Only these are functions of their own.
+                        "virtio" => {
+                            found.emulated(reader, node, Element::Disk, Some(emulated::virtio_disk(node)))?;
+                        }
                         _ => {}
                     }
-                    found.emulated(reader, node, Element::Disk, emulated::disk(node))?;
                 }
                 "graphics" => seen.graphics = true,
                 "video" => videos.push(node),
@@ -118,7 +121,7 @@ impl Devices {
                 }
                 "channel" | "console" => {
                     if child_attribute(node, "target", "type") == Some("virtio") {
-                        seen.serial.need(node, 0);
+                        seen.serial.need(node, || 0);
                     }
                 }
                 "shmem" => found.shmem(reader, node)?,
@@ -203,7 +206,7 @@ impl Devices {
                 self.emulated(reader, node, Element::Hostdev, Some(Emulated::named("vfio-pci")))
             }
             Some("scsi") => {
-                seen.scsi.need(node, 0);
+                seen.scsi.need(node, || 0);
                 Ok(())
             }
             Some("scsi_host") => {

@@ -57,10 +57,10 @@ pub(super) fn disk_number(node: Node<'_, '_>) -> u32 {
     number.saturating_sub(1)
 }
 
-/// `<disk>`: only virtio disks are functions of their own.
-pub(super) fn disk(node: Node<'_, '_>) -> Option<Emulated> {
+/// `<disk>` on the bus `virtio`.
+pub(super) fn virtio_disk(node: Node<'_, '_>) -> Emulated {
     let base = if node.attribute("type") == Some("vhostuser") { "vhost-user-blk" } else { "virtio-blk" };
-    (disk_bus(node) == "virtio").then(|| virtio(base, node.attribute("model")))
+    virtio(base, node.attribute("model"))
 }
 
 /// `<interface>` but for type hostdev. Without a model libvirt takes the rtl8139 (`qemuDomainDefaultNetModel`).

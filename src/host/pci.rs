@@ -183,10 +183,13 @@ impl Line {
     }
 }
 
+/// What most lines are.
+const UNUSED: &str = "0x0000000000000000 0x0000000000000000 0x0000000000000000";
+
 /// The lines of a `resource` file that stand for a BAR or the ROM; `None` when it is not such a file.
 fn parse_resource(text: &str) -> Option<Vec<Line>> {
     let mut lines = Vec::new();
-    for (index, line) in (0..=ROM).zip(text.lines()) {
+    for (index, line) in (0..=ROM).zip(text.lines()).filter(|(_, line)| *line != UNUSED) {
         let mut words = line.split_ascii_whitespace().map(read::hex);
         let (first, last, flags) = (words.next()??, words.next()??, words.next()??);
         let kind = match flags & IORESOURCE_TYPE_BITS {
