@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
@@ -20,23 +20,48 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
     fs::write(Path::new(&out).join("catalogue_table.rs"), table(&text)?)?;
     link_unwinder();
+    pack_relocations();
     Ok(())
 }
 
 /// Links the unwinder into the program instead of having it loaded at each start: a hook and a shim start often, and a
 /// library more is a tenth of a millisecond. Where the compiler has only the shared one, that one it is.
 fn link_unwinder() {
-    let cfg = |name: &str| env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
-    if cfg("OS") != "linux" || cfg("ENV") != "gnu" || cfg("FEATURE").split(',').any(|f| f == "crt-static") {
-        return;
-    }
-    let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
-    let found = Command::new(linker).arg("-print-file-name=libgcc_eh.a").output();
-    let found = found.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    // A compiler that does not find a file prints its name alone.
-    if found.is_ok_and(|path| Path::new(&path).is_absolute() && Path::new(&path).exists()) {
+    if is_glibc() && !is_static() && file_of_compiler("libgcc_eh.a").is_some() {
         println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
     }
+}
+
+/// Writes the addresses that a static program adjusts at its start as a bit each instead of 24 bytes, where the C library
+/// that is linked in can read that (glibc 2.36; what it says for programs that load it holds for it as well). A dynamic
+/// program would not start with an older one than it was built with.
+fn pack_relocations() {
+    let known = || fs::read(file_of_compiler("libc.so.6")?).ok();
+    let mark = b"GLIBC_ABI_DT_RELR";
+    if is_glibc() && is_static() && known().is_some_and(|c| c.windows(mark.len()).any(|part| part == mark)) {
+        println!("cargo::rustc-link-arg-bin=barfit=-Wl,-z,pack-relative-relocs");
+    }
+}
+
+fn cfg(name: &str) -> String {
+    env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default()
+}
+
+fn is_glibc() -> bool {
+    cfg("OS") == "linux" && cfg("ENV") == "gnu"
+}
+
+fn is_static() -> bool {
+    cfg("FEATURE").split(',').any(|feature| feature == "crt-static")
+}
+
+/// Where the compiler has a file for linking; `None` where it has none.
+fn file_of_compiler(name: &str) -> Option<PathBuf> {
+    let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
+    let found = Command::new(linker).arg(format!("-print-file-name={name}")).output().ok()?;
+    let path = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
+    // A compiler that does not find a file prints its name alone.
+    (path.is_absolute() && path.exists()).then_some(path)
 }
 
 /// The Rust text of the table. Fields hold neither commas nor quotes, so that splitting is all it takes.
