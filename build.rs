@@ -11,6 +11,8 @@ use std::process::Command;
 use std::{env, fs};
 
 const CSV: &str = "data/gpus.csv";
+/// Which functions stand side by side.
+const ORDER: &str = "data/hook.ld";
 const HEADER: &str = "slug,vendor,device,class,function,name,bar,size,kind,confidence,mode,source";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -20,8 +22,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?;
     fs::write(Path::new(&out).join("catalogue_table.rs"), table(&text)?)?;
     link_unwinder();
+    order_code();
     pack_relocations();
     Ok(())
+}
+
+/// Puts side by side what a hook and a shim execute. The kernel maps 64 KiB around each piece of code that is touched,
+/// which is nearly all of a program whose code stands in any order. Linkers that take no such script go without.
+fn order_code() {
+    println!("cargo::rerun-if-changed={ORDER}");
+    let of = |name: &str| env::var(name).unwrap_or_default();
+    let linker = of("CARGO_ENCODED_RUSTFLAGS") + &of("RUSTC_LINKER");
+    let others = ["mold", "wild", "gold"].iter().any(|other| linker.contains(other));
+    if cfg("OS") == "linux" && of("OPT_LEVEL") != "0" && !others {
+        for word in ["-T", &format!("{}/{ORDER}", of("CARGO_MANIFEST_DIR"))] {
+            println!("cargo::rustc-link-arg-bin=barfit=-Xlinker");
+            println!("cargo::rustc-link-arg-bin=barfit={word}");
+        }
+    }
 }
 
 /// Links the unwinder into the program instead of having it loaded at each start: a hook and a shim start often, and a
