@@ -128,7 +128,7 @@ impl Largest {
 
     /// The larger of this one and a later one; the later of equals.
     pub(super) fn or(self, later: Largest) -> Largest {
-        if later.len != 0 && later.len >= self.len { later } else { self }
+        if later.len >= self.len { later } else { self }
     }
 }
 
@@ -189,6 +189,10 @@ impl Rests {
         if mask != self.mask {
             (self.mask, self.whole, self.first) = (mask, false, 0);
         }
+        if rest | self.first == 0 {
+            self.whole = true;
+            return;
+        }
         if rest == 0 {
             self.whole = true;
         } else if self.first == 0 {
@@ -196,6 +200,6 @@ impl Rests {
         } else {
             self.same &= rest == self.first;
         }
-        self.all_or_none &= !(self.whole && self.first != 0);
+        self.all_or_none &= !self.whole;
     }
 }
