@@ -120,10 +120,7 @@ pub(super) fn elements<'d, 'a>(node: Node<'d, 'a>) -> impl Iterator<Item = (&'a 
 
 /// The first child element of a name.
 pub(super) fn child<'d, 'a>(node: Node<'d, 'a>, name: &str) -> Option<Node<'d, 'a>> {
-    node.children().find(|child| {
-        let tag = child.tag_name();
-        tag.name() == name && child.is_element() && tag.namespace().is_none()
-    })
+    elements(node).find(|(found, _)| *found == name).map(|(_, child)| child)
 }
 
 /// An attribute of the first child element of a name.

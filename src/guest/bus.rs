@@ -3,13 +3,13 @@
 
 use super::Options;
 use super::devices::{HostDevice, LARGE_VF, Source, Sources, by_address};
-use super::emulated::{emulated, pci_id};
+use super::emulated::{emulated, pci_id, to_bars};
 use crate::domain::topology::{self, PciTree, What};
 use crate::domain::{Controller, ControllerModel, Device, DeviceKind, Domain, Element, HostForm};
 use crate::finding::{Code, Finding};
 use crate::host::HostFacts;
 use crate::layout::{self, Bridge, BridgeKind, Chipset, Function, FunctionId, Reserve, Role};
-use crate::units::{Bar, BarKind, Bytes, PciAddress};
+use crate::units::{BarKind, PciAddress};
 
 /// A tree and what its functions are.
 pub(super) struct Bus {
@@ -171,7 +171,7 @@ impl<'a> Builder<'a> {
             id,
             device: address.slot,
             function: address.function,
-            bars: to_bars(bars),
+            bars: to_bars(bars.iter().copied()),
             vga: false,
             usb: false,
             role: Role::Bridge(bridge),
@@ -235,8 +235,4 @@ impl<'a> Builder<'a> {
         let role = Role::Endpoint;
         Some(Function { id, device: address.slot, function: address.function, bars, vga, usb, role })
     }
-}
-
-fn to_bars(bars: &[(u8, u64, BarKind)]) -> Vec<Bar> {
-    bars.iter().map(|&(index, size, kind)| Bar { index, size: Bytes(size), kind }).collect()
 }

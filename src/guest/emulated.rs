@@ -192,8 +192,12 @@ pub(super) fn pci_id(driver: &str) -> Option<(&'static str, &'static str)> {
 }
 
 fn device(bars: Vec<(u8, u64, BarKind)>, vga: bool, usb: bool) -> Emulated {
-    let bars = bars.into_iter().map(|(index, size, kind)| Bar { index, size: Bytes(size), kind }).collect();
-    Emulated { bars, vga, usb }
+    Emulated { bars: to_bars(bars), vga, usb }
+}
+
+/// BARs of an index, a size in bytes and a kind each.
+pub(super) fn to_bars(bars: impl IntoIterator<Item = (u8, u64, BarKind)>) -> Vec<Bar> {
+    bars.into_iter().map(|(index, size, kind)| Bar { index, size: Bytes(size), kind }).collect()
 }
 
 #[cfg(test)]

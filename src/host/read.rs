@@ -2,10 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::mem::MaybeUninit;
 use std::path::Path;
-
-use rustix::io::Errno;
 
 /// Up to `limit` bytes of a file; what follows is left unread.
 pub(crate) fn bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
@@ -34,16 +31,9 @@ pub(super) fn beginning(path: &Path, limit: usize, enough: impl Fn(&[u8]) -> boo
 /// The text of a file that the kernel makes up, without the white space around it. It gives all of a small one at
 /// once (Linux `Documentation/filesystems/sysfs.rst`: a page at most), so that asking for more is left out.
 pub(crate) fn attribute(path: &Path) -> io::Result<String> {
-    let mut buffer = [const { MaybeUninit::uninit() }; PAGE];
-    let file = File::open(path)?;
-    let content = loop {
-        // Not by `retry_on_intr`, which would keep the buffer borrowed.
-        match rustix::io::read(&file, &mut buffer) {
-            Err(Errno::INTR) => {}
-            read => break read?.0,
-        }
-    };
-    Ok(String::from_utf8_lossy(content).trim().to_owned())
+    let mut content = Vec::with_capacity(PAGE);
+    read_once(&File::open(path)?, &mut content)?;
+    Ok(String::from_utf8_lossy(&content).trim().to_owned())
 }
 
 /// One read into the room that is left.

@@ -122,14 +122,8 @@ impl HostBridge {
                 }
                 // The largest alignment first, the last of equals. A type not asked for takes part with the
                 // alignment it once had, as long as its own turn has not come.
-                let mut largest: Option<Kind> = None;
-                for kind in Kind::ALL.into_iter().filter(|kind| !handled[*kind as usize]) {
-                    let mask = slots[kind as usize].mask;
-                    if largest.is_none_or(|largest| mask >= slots[largest as usize].mask) {
-                        largest = Some(kind);
-                    }
-                }
-                let Some(kind) = largest else { continue };
+                let waiting = Kind::ALL.into_iter().filter(|kind| !handled[*kind as usize]);
+                let Some(kind) = waiting.max_by_key(|kind| slots[*kind as usize].mask) else { continue };
                 handled[kind as usize] = true;
                 match self.find(kind, slots[kind as usize]) {
                     Some(base) => self.slots[root][kind as usize].status = Status::Allocated(base),

@@ -189,17 +189,11 @@ impl Rests {
         if mask != self.mask {
             (self.mask, self.whole, self.first) = (mask, false, 0);
         }
-        if rest | self.first == 0 {
-            self.whole = true;
-            return;
+        match (rest, self.first) {
+            (0, _) => self.whole = true,
+            (rest, 0) => self.first = rest,
+            (rest, first) => self.same &= rest == first,
         }
-        if rest == 0 {
-            self.whole = true;
-        } else if self.first == 0 {
-            self.first = rest;
-        } else {
-            self.same &= rest == self.first;
-        }
-        self.all_or_none &= !self.whole;
+        self.all_or_none &= !(self.whole && self.first != 0);
     }
 }
