@@ -273,6 +273,9 @@ fn shim(fault: &Fault) -> Results {
     results
 }
 
+/// What keeps installations apart; where it could not be taken away, the next run does it.
+const LOCK: &str = ".barfit-install.lock";
+
 /// An installation, one over an older barfit, and a removal: whatever call fails, the tree is as it was before or as it
 /// shall be; killed at whatever call, the next run repairs, whichever it is.
 fn installer(fault: &Fault, operation: &'static str) -> Results {
@@ -307,7 +310,7 @@ fn installer(fault: &Fault, operation: &'static str) -> Results {
     let renew = || copied(template.path(), &root);
     let visible = || {
         let mut tree = trees::tree(&root);
-        tree.retain(|path, _| !path.starts_with("var/lib/barfit"));
+        tree.retain(|path, _| !path.starts_with("var/lib/barfit") && path != Path::new(LOCK));
         tree
     };
     renew();

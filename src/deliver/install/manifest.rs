@@ -18,8 +18,8 @@ use crate::deliver::place::{State, remove_if_there, temporary};
 const SCHEMA: &str = "barfit/manifest/1";
 /// Where the manifest is, below the root directory.
 pub(super) const FOLDER: &str = "var/lib/barfit";
-/// Name of the file in it that two installations cannot hold at once.
-const LOCK: &str = "lock";
+/// Name of the file that two installations cannot hold at once: in `/run`, or in the root directory of a tree without.
+const LOCK: &str = ".barfit-install.lock";
 const MANIFEST: &str = "manifest.json";
 
 /// One place that was changed.
@@ -62,8 +62,6 @@ enum Before {
 #[derive(Clone, Debug)]
 pub(super) struct Manifest {
     root: PathBuf,
-    /// The folders down to its own that its lock has made.
-    missing: Vec<PathBuf>,
     pub(super) content: Content,
 }
 
@@ -86,7 +84,7 @@ impl Manifest {
     ///
     /// # Errors
     /// It cannot be read, or is of another kind.
-    pub(super) fn load(root: &Path, lock: Option<&mut Lock>) -> Result<Manifest, String> {
+    pub(super) fn load(root: &Path) -> Result<Manifest, String> {
         let path = root.join(FOLDER).join(MANIFEST);
         let says = |why: String| format!("{}: {why}", path.display());
         let content: Content = match fs::read(&path) {
@@ -99,8 +97,7 @@ impl Manifest {
         if content.schema != SCHEMA {
             return Err(says(format!("its schema is `{}`, not `{SCHEMA}`", content.schema)));
         }
-        let missing = lock.map(|lock| lock.share(&content)).unwrap_or_default();
-        Ok(Manifest { root: root.to_owned(), missing, content })
+        Ok(Manifest { root: root.to_owned(), content })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -140,7 +137,7 @@ impl Manifest {
     pub(super) fn note(&mut self, path: &Path, present: &State, wanted: &State) -> Result<(), String> {
         let now = wanted.fingerprint();
         if self.is_empty() {
-            let missing = std::mem::take(&mut self.missing);
+            let missing = missing_folders(&self.root, Path::new(FOLDER))?;
             let entry = |path| Entry {
                 path,
                 before: Before::Absent,
@@ -191,7 +188,8 @@ impl Manifest {
     }
 
     /// Takes away the manifest, then the originals: a manifest without them could not be followed, and originals that
-    /// no manifest names are nobody's, and are taken away here the next time.
+    /// no manifest names are nobody's, and are taken away here the next time. Last go the folders that are there for
+    /// them alone.
     ///
     /// # Errors
     /// The file system refuses.
@@ -205,7 +203,15 @@ impl Manifest {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 removed => removed,
             })
-            .map_err(|error| format!("{}: {error}", folder.display()))
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
+        let _ = fs::remove_dir(&folder);
+        let entries = self.content.entries.iter().rev();
+        let above = entries
+            .filter(|entry| entry.before == Before::Absent && Path::new(FOLDER).starts_with(&entry.path));
+        for entry in above {
+            let _ = fs::remove_dir(self.root.join(&entry.path));
+        }
+        Ok(())
     }
 
     /// A number under which no original is kept. One that cannot be looked at may be.
@@ -225,36 +231,38 @@ impl Manifest {
     }
 }
 
-/// Keeps two installations apart: `/var/lib/barfit/lock`, held until it is dropped, by the kernel's word: a process that
-/// is killed holds nothing.
+/// Keeps two installations apart: a file that is held until it is released, by the kernel's word: a process that is
+/// killed holds nothing. It lies outside of everything that an installation makes or a removal takes away, so that
+/// whoever holds it sees all of the other's work or nothing of it.
 #[derive(Debug)]
 pub(super) struct Lock {
-    root: PathBuf,
-    /// The folders down to barfit's own that were not there before.
-    made: Vec<PathBuf>,
+    path: PathBuf,
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock; makes the folder where it is missing.
+    /// Where it is. A file that could not be taken away holds nobody up.
+    pub(super) fn path(root: &Path) -> PathBuf {
+        let run = root.join("run");
+        if run.is_dir() { run.join(LOCK) } else { root.join(LOCK) }
+    }
+
+    /// Takes the lock.
     ///
     /// # Errors
     /// Somebody else has it, or the file system refuses.
     pub(super) fn take(root: &Path) -> Result<Lock, String> {
-        let made = missing_folders(root, Path::new(FOLDER))?;
-        let folder = root.join(FOLDER);
-        let path = folder.join(LOCK);
+        let path = Lock::path(root);
         let says = |error: io::Error| format!("{}: {error}", path.display());
         let same = |file: &File| -> io::Result<bool> {
             let (held, named) = (file.metadata()?, fs::metadata(&path)?);
             Ok((held.dev(), held.ino()) == (named.dev(), named.ino()))
         };
-        fs::create_dir_all(&folder).map_err(says)?;
         let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = open.map_err(says)?;
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from);
         match locked.and_then(|()| same(&file)) {
-            Ok(true) => Ok(Lock { root: root.to_owned(), made, _file: file }),
+            Ok(true) => Ok(Lock { path, _file: file }),
             Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotFound) => {
                 Err(says(error))
             }
@@ -266,24 +274,9 @@ impl Lock {
         }
     }
 
-    /// The folders that it has made, for the manifest; in return those that an earlier installation has made for both.
-    fn share(&mut self, content: &Content) -> Vec<PathBuf> {
-        let made = self.made.clone();
-        let above =
-            |entry: &&Entry| entry.before == Before::Absent && Path::new(FOLDER).starts_with(&entry.path);
-        self.made.extend(content.entries.iter().filter(above).map(|entry| entry.path.clone()));
-        made
-    }
-
-    /// Where nothing is installed, takes the lock's file away, and the folders that are there for it alone.
+    /// Takes the file away, and with it the lock.
     pub(super) fn release(self) {
-        let folder = self.root.join(FOLDER);
-        if !folder.join(MANIFEST).exists() {
-            let _ = fs::remove_file(folder.join(LOCK)).and_then(|()| fs::remove_dir(&folder));
-            for path in self.made.iter().rev() {
-                let _ = fs::remove_dir(self.root.join(path));
-            }
-        }
+        let _ = fs::remove_file(&self.path);
     }
 }
 

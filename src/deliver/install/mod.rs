@@ -69,10 +69,10 @@ fn locked<T>(
     work: impl FnOnce(Manifest) -> Result<T, String>,
 ) -> Result<T, String> {
     if only_looks {
-        return work(Manifest::load(root, None)?);
+        return work(Manifest::load(root)?);
     }
-    let mut lock = Lock::take(root)?;
-    let done = Manifest::load(root, Some(&mut lock)).and_then(work);
+    let lock = Lock::take(root)?;
+    let done = Manifest::load(root).and_then(work);
     lock.release();
     done
 }
@@ -83,8 +83,10 @@ fn locked<T>(
 /// The manifest cannot be read, or a place cannot be restored.
 pub fn uninstall(root: &Path, dry_run: bool) -> Result<Report, String> {
     // What has never been there needs no lock, which could not be made in a read-only tree.
-    let folder = root.join(manifest::FOLDER);
-    let there = folder.try_exists().map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut there = false;
+    for path in [root.join(manifest::FOLDER), Lock::path(root)] {
+        there |= path.try_exists().map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     let only_looks = dry_run || !there;
     locked(root, only_looks, |manifest| take_away(root, manifest, only_looks))
 }
@@ -132,7 +134,7 @@ fn take_away(root: &Path, mut manifest: Manifest, dry_run: bool) -> Result<Repor
         apparmor::reload(root)?;
     }
     drop_leavings(root);
-    // The manifest knows the folders, so it goes after them; the one it lies in goes with the lock.
+    // The manifest knows the folders, so it goes after them; what it lies in goes with it.
     for entry in folders.iter().filter(|entry| !Path::new(manifest::FOLDER).starts_with(&entry.path)) {
         remove_empty(&root.join(&entry.path))?;
     }
