@@ -1,9 +1,8 @@
 //! Installing into a tree and removing from it: nothing lost, nothing left, whatever happens in between.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 #[path = "common/trees.rs"]
@@ -227,43 +226,4 @@ fn a_step_that_fails_takes_everything_back() {
         assert_eq!(output.status.code(), Some(2), "{obstacle}: {said}");
         assert_same(&before, &tree(root.path()), &format!("{obstacle}: {said}"));
     }
-}
-
-/// The fault is asked for by a file, in debug builds alone; see `src/deliver/fault.rs`.
-#[test]
-fn killed_at_any_step_the_next_run_repairs() {
-    let host = || {
-        let root = host("6000.0");
-        with_hook(root.path());
-        root
-    };
-    let but_the_manifest = |mut tree: BTreeMap<PathBuf, String>| {
-        tree.retain(|path, _| !path.starts_with("var/lib/barfit"));
-        tree
-    };
-    let clean = host();
-    well(clean.path(), &["install"]);
-    let whole = but_the_manifest(tree(clean.path()));
-    for step in 0..100 {
-        let root = host();
-        let before = tree(root.path());
-        let fault = root.path().join("run/barfit/fault");
-        fs::create_dir_all(fault.parent().expect("a folder")).expect("made");
-        fs::write(&fault, format!("install-{step} abort")).expect("written");
-        let killed = !barfit(root.path(), &["install"]).status.success();
-        fs::remove_dir_all(root.path().join("run")).expect("removed");
-        if !killed {
-            assert!(step > 10, "only {step} steps");
-            return;
-        }
-        // The next run is one or the other, in turn.
-        if step % 2 == 0 {
-            well(root.path(), &["install"]);
-            let repaired = but_the_manifest(tree(root.path()));
-            assert_same(&whole, &repaired, &format!("killed at {step}, installed again"));
-        }
-        well(root.path(), &["uninstall"]);
-        assert_same(&before, &tree(root.path()), &format!("killed at {step}, removed"));
-    }
-    panic!("more steps than there can be");
 }

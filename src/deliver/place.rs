@@ -98,7 +98,11 @@ impl State {
     /// Short text that differs where states differ: FNV-1a over what makes the state. It finds edits, not forgeries.
     pub(super) fn fingerprint(&self) -> String {
         // Eight bytes at a time: the program is large.
-        let word = |chunk: &[u8]| chunk.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+        let word = |chunk: &[u8]| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_le_bytes(word)
+        };
         let fnv = |bytes: &[u8]| {
             bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325_u64, |hash, chunk| {
                 (hash ^ word(chunk)).wrapping_mul(0x0100_0000_01b3)

@@ -15,7 +15,7 @@ mod selinux;
 use std::path::{Path, PathBuf};
 
 use super::place::{State, remove_if_there, temporary};
-use super::{daemon, fault, shim};
+use super::{daemon, shim};
 use manifest::{Lock, Manifest, missing_folders};
 use places::{Place, Stage};
 
@@ -324,7 +324,6 @@ impl Work<'_> {
         // A link that an earlier removal has left is nothing to come back to.
         let left = places::is_shim(place) && matches!(present, State::Link(_));
         self.manifest.note(place, if left { &State::Absent } else { &present }, wanted)?;
-        fault::inject(&self.options.root, &format!("install-{}", self.undo.len()));
         self.undo.push((place.to_owned(), present));
         wanted.make(&path).map_err(says)
     }
