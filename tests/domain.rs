@@ -1,5 +1,6 @@
 //! The domain view against the shipped examples and against a real libvirt.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -143,4 +144,61 @@ fn libvirt_gives_out_the_same_addresses() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Why what libvirt's tests expect is not what we assume.
+const OTHERWISE: [(&str, &str); 4] = [
+    ("default-video-type-x86_64-caps-test-0", "a QEMU without cirrus"),
+    ("q35", "a QEMU without xHCI"),
+    ("channel-virtio-autoadd", "more channels than the controller has ports: libvirt adds another"),
+    ("pci-autoadd-idx", "since libvirt 10 the controllers that it adds stand among the others, by index"),
+];
+
+/// libvirt's tests: what was written, and what it is once it is defined.
+fn libvirts_own() -> Vec<(PathBuf, PathBuf)> {
+    let cache = std::env::var_os("BARFIT_FOREIGN_CACHE").map_or(root().join(".cache/foreign"), PathBuf::from);
+    let mut pairs = Vec::new();
+    for (folder, written, defined) in [
+        ("bookworm-libvirt", "tests+qemuxml2argvdata+", "tests+qemuxml2xmloutdata+"),
+        ("trixie-libvirt", "tests+qemuxmlconfdata+", "tests+qemuxmlconfdata+"),
+    ] {
+        let files = xml_files(cache.join(folder).to_str().expect("UTF-8"));
+        for file in files {
+            let name = file.file_stem().and_then(|name| name.to_str()).expect("a name");
+            let Some(name) = name.strip_prefix(written) else { continue };
+            let outputs = [".x86_64-latest", ""].map(|variant| format!("{defined}{name}{variant}.xml"));
+            let outputs = outputs.map(|output| file.with_file_name(output));
+            let output = outputs.into_iter().find(|output| *output != file && output.exists());
+            pairs.extend(output.map(|output| (file, output)));
+        }
+    }
+    pairs
+}
+
+/// What libvirt's own tests expect it to make of a domain is what we assume.
+#[test]
+fn libvirts_own_examples_are_the_same_tree() {
+    let (mut same, mut wrong) = (0, String::new());
+    let mut excused: BTreeSet<&str> = BTreeSet::new();
+    for (written, defined) in libvirts_own() {
+        let texts = [&written, &defined].map(|path| std::fs::read(path).expect("readable"));
+        let [Ok(ours), Ok(libvirts)] = texts.map(|text| Domain::parse(&text)) else { continue };
+        if !matches!(libvirts.arch.as_deref(), Some("x86_64" | "i686")) {
+            continue;
+        }
+        let [ours, libvirts] = [ours, libvirts].map(|domain| drawn(&domain, &topology::assign(&domain)));
+        let name = written.file_stem().and_then(|name| name.to_str()).expect("a name");
+        let name = name.rsplit('+').next().expect("a name");
+        if ours == libvirts {
+            same += 1;
+        } else if let Some((known, _)) = OTHERWISE.iter().find(|(known, _)| *known == name) {
+            excused.insert(known);
+        } else {
+            writeln!(wrong, "{}\n--- ours\n{ours}--- libvirt\n{libvirts}", written.display())
+                .expect("a string");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(same > 900, "only {same} pairs; run tests/foreign/collect");
+    assert_eq!(excused.len(), OTHERWISE.len(), "no longer otherwise: {excused:?} is all that is left");
 }

@@ -395,7 +395,7 @@ impl<'d> Assignment<'d> {
             let device = &self.domain.devices[position];
             let needs = connect(device, is_express);
             let at = match driver(device).and_then(usb2_function) {
-                Some(function) => self.usb2(&mut usb2, device.index, function, needs),
+                Some(function) => self.usb2(&mut usb2, device.number, function, needs),
                 None => self.slots.next(needs, None),
             };
             self.devices[position] = at;
@@ -412,22 +412,22 @@ impl<'d> Assignment<'d> {
         self.devices[position].is_none() && device.address.is_none() && device.arg.is_none()
     }
 
-    /// Slots of ICH9 USB 2 controllers, by index.
-    fn usb2_slots(&self) -> BTreeMap<Option<u32>, PciAddress> {
+    /// Slots of ICH9 USB 2 controllers, by number.
+    fn usb2_slots(&self) -> BTreeMap<u32, PciAddress> {
         let devices = self.domain.devices.iter().zip(&self.devices);
         let usb2 = devices.filter(|(device, _)| driver(device).and_then(usb2_function).is_some());
-        usb2.filter_map(|(device, at)| Some((device.index, (*at)?))).collect()
+        usb2.filter_map(|(device, at)| Some((device.number, (*at)?))).collect()
     }
 
     /// An ICH9 USB 2 controller shares its slot with its companions.
     fn usb2(
         &mut self,
-        slots: &mut BTreeMap<Option<u32>, PciAddress>,
-        index: Option<u32>,
+        slots: &mut BTreeMap<u32, PciAddress>,
+        number: u32,
         function: u8,
         needs: Connect,
     ) -> Option<PciAddress> {
-        match slots.get(&index) {
+        match slots.get(&number) {
             Some(&at) => {
                 let at = PciAddress { function, ..at };
                 self.slots.take(at, needs).is_ok().then_some(at)
@@ -435,7 +435,7 @@ impl<'d> Assignment<'d> {
             None => {
                 let at = self.slots.next(needs, Some(function));
                 if !self.slots.growing {
-                    slots.extend(at.map(|at| (index, at)));
+                    slots.extend(at.map(|at| (number, at)));
                 }
                 at
             }

@@ -12,6 +12,7 @@ use super::emulated::{self, Emulated};
 use super::error::ParseError;
 use super::memory::MemoryParts;
 use super::model::{Controller, Device, DeviceKind, Element, HostForm, MachineFamily, Unresolved};
+use super::placing::{controller_type, driver, libvirt_order, usb2_function};
 use super::read::{Node, Reader, child, child_attribute, elements, text};
 use super::value::{Base, switch};
 use crate::units::{Bytes, PciAddress};
@@ -43,6 +44,8 @@ struct Seen {
     scsi: Indices,
     sata: Indices,
     serial: Indices,
+    /// SCSI controllers that host devices stand on, in the order of these.
+    scsi_hosts: Vec<u32>,
 }
 
 /// Controllers of one type, by index.
@@ -58,14 +61,13 @@ struct Indices {
 const MAX_CONTROLLERS: u32 = 256;
 
 impl Indices {
-    /// Something stands on a controller: the one its address names, or the one libvirt chooses.
     fn need(&mut self, node: Node<'_, '_>, chosen: impl FnOnce() -> u32) {
-        let address = child(node, "address").and_then(|address| address.attribute("controller"));
-        self.needed.insert(address.map_or_else(chosen, |text| text.parse().unwrap_or(0)));
+        self.needed.insert(stands_on(node, chosen));
     }
 
+    /// One without an index is numbered when all are known.
     fn have(&mut self, node: Node<'_, '_>) {
-        self.there.insert(node.attribute("index").and_then(|text| text.parse().ok()).unwrap_or(0));
+        self.there.extend(node.attribute("index").map(|text| text.parse().unwrap_or(0)));
     }
 
     /// What libvirt adds: each that is needed.
@@ -73,11 +75,23 @@ impl Indices {
         self.needed.iter().copied().filter(|index| *index < MAX_CONTROLLERS && !self.there.contains(index))
     }
 
-    /// The same for controllers of disks: all up to the largest that is needed.
-    fn missing_below(&self) -> impl Iterator<Item = u32> {
-        let count = self.needed.last().map_or(0, |last| last.saturating_add(1)).min(MAX_CONTROLLERS);
-        (0..count).filter(|index| !self.there.contains(index))
+    /// The same for controllers of disks: all up to the largest that is needed, which are there from now on.
+    fn missing_up_to(&mut self, last: Option<u32>) -> Vec<u32> {
+        let count = last.map_or(0, |last| last.saturating_add(1)).min(MAX_CONTROLLERS);
+        let missing: Vec<u32> = (0..count).filter(|index| !self.there.contains(index)).collect();
+        self.there.extend(&missing);
+        missing
     }
+
+    fn missing_for_disks(&mut self) -> Vec<u32> {
+        self.missing_up_to(self.needed.last().copied())
+    }
+}
+
+/// The controller that something stands on: the one its address names, or the one libvirt chooses.
+fn stands_on(node: Node<'_, '_>, chosen: impl FnOnce() -> u32) -> u32 {
+    let address = child(node, "address").and_then(|address| address.attribute("controller"));
+    address.map_or_else(chosen, |text| text.parse().unwrap_or(0))
 }
 
 impl Devices {
@@ -136,6 +150,7 @@ impl Devices {
             }
         }
         found.number_controllers();
+        found.number_others(&mut seen);
         found.videos(reader, &videos)?;
         let line = node.map_or(1, |node| reader.line(node));
         found.add_implicit(&mut seen, family, videos.is_empty(), line);
@@ -184,6 +199,57 @@ impl Devices {
         }
     }
 
+    /// The same for controllers of other types (`virDomainAssignControllerIndexes`), in libvirt's order. The functions of
+    /// ICH9's USB 2 are the exception: they join the USB controller before them, until one of them comes a second time.
+    fn number_others(&mut self, seen: &mut Seen) {
+        let is_waiting = |device: &Device| device.element == Element::Controller && device.index.is_none();
+        if !self.devices.iter().any(is_waiting) {
+            return;
+        }
+        let devices = &self.devices;
+        let controllers: Vec<(usize, &str, &str)> = libvirt_order(devices)
+            .into_iter()
+            .filter(|&position| devices[position].element == Element::Controller)
+            .filter_map(|position| {
+                let driver = driver(&devices[position])?;
+                Some((position, controller_type(driver), driver))
+            })
+            .collect();
+        let mut numbers: Vec<Option<u32>> = devices.iter().map(|device| device.index).collect();
+        let mut before = None;
+        for &(position, kind, driver) in &controllers {
+            if numbers[position].is_none() {
+                let has = |number, what: &dyn Fn(&str, &str) -> bool| {
+                    controllers
+                        .iter()
+                        .any(|(p, kind, driver)| what(kind, driver) && numbers[*p] == Some(number))
+                };
+                let joins = before.filter(|&number| {
+                    usb2_function(driver).is_some() && !has(number, &|_, other| other == driver)
+                });
+                let free = || (0..).find(|&number| !has(number, &|other, _| other == kind));
+                numbers[position] = joins.or_else(free);
+                let of_type = match kind {
+                    "scsi" => Some(&mut seen.scsi),
+                    "sata" => Some(&mut seen.sata),
+                    "virtio-serial" => Some(&mut seen.serial),
+                    _ => None,
+                };
+                if let Some(indices) = of_type {
+                    indices.there.extend(numbers[position]);
+                }
+            }
+            if kind == "usb" {
+                before = numbers[position].filter(|_| usb2_function(driver).is_some());
+            }
+        }
+        for (device, number) in self.devices.iter_mut().zip(numbers) {
+            if device.element == Element::Controller {
+                device.number = number.unwrap_or(0);
+            }
+        }
+    }
+
     fn hostdev(
         &mut self,
         reader: &mut Reader<'_, '_>,
@@ -206,7 +272,7 @@ impl Devices {
                 self.emulated(reader, node, Element::Hostdev, Some(Emulated::named("vfio-pci")))
             }
             Some("scsi") => {
-                seen.scsi.need(node, || 0);
+                seen.scsi_hosts.push(stands_on(node, || 0));
                 Ok(())
             }
             Some("scsi_host") => {
@@ -311,6 +377,7 @@ impl Devices {
             line: reader.line(node),
             element,
             index,
+            number: index.filter(|_| element == Element::Controller).unwrap_or(0),
             implicit: false,
             arg: None,
             bus: None,
@@ -320,6 +387,11 @@ impl Devices {
 
     /// What libvirt adds at define, on the machines it does so for.
     fn add_implicit(&mut self, seen: &mut Seen, family: MachineFamily, no_video: bool, line: u32) {
+        const SCSI: &str = "lsi53c895a";
+        // Host devices get more of what the first of them stands on.
+        let mut hosts = seen.scsi_hosts.iter();
+        let last = hosts.clone().max().copied();
+        let for_hosts = hosts.find_map(|&index| self.scsi_controller(index)).unwrap_or(SCSI).to_owned();
         let mut add = |driver: &str, element, index| {
             self.devices.push(Device {
                 kind: DeviceKind::Emulated { driver: driver.to_owned(), sizes: Vec::new() },
@@ -329,6 +401,7 @@ impl Devices {
                 line,
                 element,
                 index,
+                number: index.unwrap_or(0),
                 implicit: true,
                 arg: None,
                 bus: None,
@@ -339,16 +412,19 @@ impl Devices {
             MachineFamily::I440fx => "piix3-usb-uhci",
             MachineFamily::Other => return,
         };
+        for index in seen.scsi.missing_up_to(last) {
+            add(&for_hosts, Element::Controller, Some(index));
+        }
         if !seen.usb {
             add(usb, Element::Controller, Some(0));
         }
-        for index in seen.scsi.missing_below() {
-            add("lsi53c895a", Element::Controller, Some(index));
+        for index in seen.scsi.missing_for_disks() {
+            add(SCSI, Element::Controller, Some(index));
         }
         if family == MachineFamily::Q35 {
             seen.sata.needed.insert(0);
         }
-        for index in seen.sata.missing_below() {
+        for index in seen.sata.missing_for_disks() {
             add("ich9-ahci", Element::Controller, Some(index));
         }
         for index in seen.serial.missing() {
@@ -360,6 +436,15 @@ impl Devices {
         if !seen.balloon {
             add("virtio-balloon-pci", Element::Memballoon, None);
         }
+    }
+
+    /// QEMU's name of the SCSI controller of this index.
+    fn scsi_controller(&self, index: u32) -> Option<&str> {
+        let controllers = self.devices.iter().filter(|device| device.element == Element::Controller);
+        controllers
+            .filter(|device| device.number == index)
+            .filter_map(driver)
+            .find(|driver| controller_type(driver) == "scsi")
     }
 }
 

@@ -63,13 +63,23 @@ pub(super) fn virtio_disk(node: Node<'_, '_>) -> Emulated {
     virtio(base, node.attribute("model"))
 }
 
-/// `<interface>` but for type hostdev. Without a model libvirt takes the rtl8139 (`qemuDomainDefaultNetModel`).
+/// `<interface>` but for type hostdev. Without a model libvirt takes the rtl8139 (`qemuDomainDefaultNetModel`), but for
+/// what only virtio can be.
 pub(super) fn interface(node: Node<'_, '_>) -> Option<Emulated> {
-    match child_attribute(node, "model", "type") {
-        Some(model) if model.starts_with("virtio") => Some(virtio("virtio-net", Some(model))),
-        Some("usb-net") => None,
-        Some(model) => Some(Emulated::named(model)),
-        None => Some(Emulated::named("rtl8139")),
+    let Some(model) = child_attribute(node, "model", "type") else {
+        let passt = child_attribute(node, "backend", "type") == Some("passt");
+        return Some(match node.attribute("type") {
+            Some("vdpa") => virtio("virtio-net", None),
+            Some("vhostuser") if passt => virtio("virtio-net", None),
+            _ => Emulated::named("rtl8139"),
+        });
+    };
+    // libvirt knows these names in whatever case.
+    let lower = model.to_ascii_lowercase();
+    match lower.as_str() {
+        "usb-net" => None,
+        _ if lower.starts_with("virtio") => Some(virtio("virtio-net", Some(&lower))),
+        _ => Some(Emulated::named(lower)),
     }
 }
 
@@ -121,7 +131,7 @@ pub(super) fn scsi_controller(model: Option<&str>) -> Option<Emulated> {
 pub(super) fn filesystem(node: Node<'_, '_>) -> Option<Emulated> {
     match child_attribute(node, "driver", "type") {
         Some("virtiofs") => Some(virtio("vhost-user-fs", None)),
-        None | Some("path" | "handle" | "mtp") => Some(virtio("virtio-9p", node.attribute("model"))),
+        None | Some("path" | "handle") => Some(virtio("virtio-9p", node.attribute("model"))),
         Some(_) => None,
     }
 }

@@ -288,6 +288,8 @@ pub struct Device {
     pub element: Element,
     /// `index=` of a `<controller>`; of a `<disk>` the number in its name (`vda` is 0).
     pub index: Option<u32>,
+    /// What `index=` of a `<controller>` is once the domain is defined; 0 for everything else.
+    pub number: u32,
     /// Not written: libvirt adds it when the domain is defined.
     pub implicit: bool,
     /// `-device` on QEMU's command line: index of its value in [`CommandLine::args`].

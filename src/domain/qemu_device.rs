@@ -197,6 +197,7 @@ impl<'f> QemuDevices<'f> {
             line,
             element: Element::CommandLine,
             index: None,
+            number: 0,
             implicit: false,
             arg: Some(arg),
             bus,
