@@ -130,6 +130,8 @@ codes! {
     MdevUnknown = "MDEV_UNKNOWN",
     /// The network of an interface may hand out a virtual function at start.
     NetworkMayBeVf = "NETWORK_MAY_BE_VF",
+    /// Shared memory of a server's, of a size that is not in the XML: taken to be 4 MiB.
+    SharedMemoryUnknown = "SHARED_MEMORY_UNKNOWN",
     /// An emulated device that barfit does not know.
     DeviceUnknown = "DEVICE_UNKNOWN",
     /// Part of the QEMU command line that barfit does not understand.

@@ -41,6 +41,17 @@ fn a_mediated_device_is_explained_and_a_repeated_option_named_once() {
     assert_eq!(texts(Code::CommandLineNotUnderstood).len(), 1);
 }
 
+#[test]
+fn shared_memory_of_a_server_is_said_to_be_of_unknown_size() {
+    let shmem =
+        format!("<shmem name='s'><model type='ivshmem-doorbell'/><server path='/run/s'/></shmem>{GPU}");
+    let answer = answer(&guest(&shmem, ""), &host("xeon-46-h100"));
+    let found: Vec<_> = answer.findings.iter().filter(|f| f.text.contains("shared memory")).collect();
+    assert_eq!(found.len(), 1, "{:?}", answer.findings);
+    assert_eq!(found[0].code, Code::SharedMemoryUnknown);
+    assert!(found[0].text.ends_with("taken to be 4 MiB"), "{}", found[0].text);
+}
+
 const GPU: &str =
     "<hostdev mode='subsystem' type='pci'><source><address bus='0x41' slot='0'/></source></hostdev>";
 

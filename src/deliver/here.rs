@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::firmware_cache;
-use crate::domain::{DeviceKind, Domain, FirmwareRequest, MachineFamily};
+use crate::domain::{DeviceKind, Domain, FirmwareRequest, MachineFamily, UnresolvedKind};
 use crate::guest::Source;
 use crate::host::{FirmwareFile, Host, HostFacts, Program, Version, Wanted};
 use crate::plan::Policy;
@@ -116,7 +116,7 @@ fn with_cause(error: &dyn std::error::Error) -> String {
 pub(super) fn passes_through(domain: &Domain, policy: &Policy) -> bool {
     policy.names_gpus()
         || host_devices(domain).next().is_some()
-        || domain.unresolved.iter().any(|unresolved| unresolved.certain)
+        || domain.unresolved.iter().any(|unresolved| unresolved.kind == UnresolvedKind::Mediated)
 }
 
 fn host_devices(domain: &Domain) -> impl Iterator<Item = PciAddress> {

@@ -11,7 +11,9 @@ use super::controller;
 use super::emulated::{self, Emulated};
 use super::error::ParseError;
 use super::memory::MemoryParts;
-use super::model::{Controller, Device, DeviceKind, Element, HostForm, MachineFamily, Unresolved};
+use super::model::{
+    Controller, Device, DeviceKind, Element, HostForm, MachineFamily, Unresolved, UnresolvedKind,
+};
 use super::placing::{controller_type, driver, libvirt_order, usb2_function};
 use super::read::{Node, Reader, child, child_attribute, elements, text};
 use super::value::{Base, switch};
@@ -268,7 +270,11 @@ impl Devices {
                 let source = child(node, "source").and_then(|source| child(source, "address"));
                 let uuid = source.and_then(|address| address.attribute("uuid")).unwrap_or("without uuid");
                 let line = reader.line(node);
-                self.unresolved.push(Unresolved { what: format!("mdev {uuid}"), line, certain: true });
+                self.unresolved.push(Unresolved {
+                    what: format!("mdev {uuid}"),
+                    line,
+                    kind: UnresolvedKind::Mediated,
+                });
                 self.emulated(reader, node, Element::Hostdev, Some(Emulated::named("vfio-pci")))
             }
             Some("scsi") => {
@@ -296,7 +302,7 @@ impl Devices {
             let network = child_attribute(node, "source", "network").unwrap_or_default();
             let line = reader.line(node);
             let what = format!("network \"{network}\" may pick a virtual function at start");
-            self.unresolved.push(Unresolved { what, line, certain: false });
+            self.unresolved.push(Unresolved { what, line, kind: UnresolvedKind::Network });
         }
         self.emulated(reader, node, Element::Interface, emulated::interface(node))
     }
@@ -306,8 +312,8 @@ impl Devices {
         if device.sizes.is_empty() {
             let line = reader.line(node);
             let name = node.attribute("name").unwrap_or_default();
-            let what = format!("shared memory \"{name}\": only its server knows the size");
-            self.unresolved.push(Unresolved { what, line, certain: false });
+            let what = format!("shared memory \"{name}\": only its server knows the size, taken to be 4 MiB");
+            self.unresolved.push(Unresolved { what, line, kind: UnresolvedKind::SharedMemory });
         }
         self.emulated(reader, node, Element::Shmem, Some(device))
     }

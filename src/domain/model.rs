@@ -378,15 +378,26 @@ pub enum HostForm {
     CommandLine,
 }
 
-/// A passed-through device whose BARs the XML cannot tell.
+/// A device whose BARs the XML cannot tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unresolved {
     /// Why: `mdev c2177883-… `, `network "sriov" may pick a virtual function at start`.
     pub what: String,
     /// Line in the XML.
     pub line: u32,
-    /// It is surely a passed-through device (an mdev), rather than possibly one (an interface of a network).
-    pub certain: bool,
+    /// What keeps it from being known.
+    pub kind: UnresolvedKind,
+}
+
+/// What keeps the BARs of a device from being known.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum UnresolvedKind {
+    /// A mediated device: only its driver knows.
+    Mediated,
+    /// The interface of a network that may hand out a virtual function.
+    Network,
+    /// Shared memory of a server's: only that knows its size.
+    SharedMemory,
 }
 
 /// `<qemu:commandline>`.

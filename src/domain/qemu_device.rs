@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::device::Devices;
 use super::model::{
     Controller, ControllerModel, Device, DeviceKind, Element, Global, HostForm, PortReserve, Unresolved,
+    UnresolvedKind,
 };
 use super::qemu_options::{Options, number, size, switch};
 use crate::units::{Bytes, MIB, PciAddress};
@@ -272,7 +273,7 @@ impl<'f> QemuDevices<'f> {
             }
             Some(Err(_)) if last.is_some() => {
                 let what = format!("mdev {}", last.unwrap_or_default());
-                self.found.unresolved.push(Unresolved { what, line, certain: true });
+                self.found.unresolved.push(Unresolved { what, line, kind: UnresolvedKind::Mediated });
                 Ok(DeviceKind::Emulated { driver, sizes: Vec::new() })
             }
             Some(Err(message)) => Err(format!("`-device {driver}`: {message}")),

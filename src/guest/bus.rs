@@ -5,7 +5,7 @@ use super::Options;
 use super::devices::{HostDevice, LARGE_VF, Source, Sources, by_address};
 use super::emulated::{emulated, pci_id, to_bars};
 use crate::domain::topology::{self, PciTree, What};
-use crate::domain::{Controller, ControllerModel, Device, DeviceKind, Domain, Element, HostForm};
+use crate::domain::{Controller, ControllerModel, Device, DeviceKind, Domain, HostForm, UnresolvedKind};
 use crate::finding::{Code, Finding};
 use crate::host::HostFacts;
 use crate::layout::{self, Bridge, BridgeKind, Chipset, Function, FunctionId, Reserve, Role};
@@ -180,8 +180,8 @@ impl<'a> Builder<'a> {
 
     /// Whether a device is the interface of a network that may hand out a virtual function.
     fn may_be_vf(&self, device: &Device) -> bool {
-        device.element == Element::Interface
-            && self.domain.unresolved.iter().any(|u| !u.certain && u.line == device.line)
+        let unresolved = &self.domain.unresolved;
+        unresolved.iter().any(|u| u.kind == UnresolvedKind::Network && u.line == device.line)
     }
 
     /// `express` says that the device is behind a PCI Express port.

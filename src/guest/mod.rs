@@ -18,7 +18,7 @@ pub use devices::{HostDevice, Source};
 pub use firmware::{FirmwareChoice, firmware_rules};
 
 use crate::catalogue;
-use crate::domain::{Domain, MachineFamily, VirtType};
+use crate::domain::{Domain, MachineFamily, UnresolvedKind, VirtType};
 use crate::finding::{Code, Finding};
 use crate::host::{HostFacts, Version};
 use crate::layout::{Chipset, FunctionId, Guest, HotplugMemory};
@@ -100,13 +100,15 @@ pub fn assemble(domain: &Domain, host: &HostFacts, options: &Options<'_>) -> Ass
     }
     for unresolved in &domain.unresolved {
         let text = format!("line {}: {}", unresolved.line, unresolved.what);
-        if unresolved.certain {
-            let text = format!("{text}: only the driver that makes it knows its BARs");
-            findings.push(Finding::error(Code::MdevUnknown, text.clone()));
-            unknown.push(text);
-        } else {
-            findings.push(Finding::note(Code::NetworkMayBeVf, text));
-        }
+        findings.push(match unresolved.kind {
+            UnresolvedKind::Mediated => {
+                let text = format!("{text}: only the driver that makes it knows its BARs");
+                unknown.push(text.clone());
+                Finding::error(Code::MdevUnknown, text)
+            }
+            UnresolvedKind::Network => Finding::note(Code::NetworkMayBeVf, text),
+            UnresolvedKind::SharedMemory => Finding::note(Code::SharedMemoryUnknown, text),
+        });
     }
     let not_understood = &domain.command_line.not_understood;
     for (index, text) in not_understood.iter().enumerate() {

@@ -6,7 +6,7 @@ use super::explain;
 use super::judge::{Placement, placement};
 use super::policy::{Bits, FwCfg, Policy, Settings};
 use crate::catalogue;
-use crate::domain::{Device, DeviceKind, Domain, MaxPhysAddrMode};
+use crate::domain::{Device, DeviceKind, Domain, MaxPhysAddrMode, UnresolvedKind};
 use crate::finding::{Code, Finding};
 use crate::guest::{self, Assembled, FirmwareChoice, LIMIT_SINCE, MAXPHYSADDR_SINCE, Source, WidthControl};
 use crate::host::{HostFacts, Version};
@@ -120,7 +120,7 @@ pub fn answer(request: &Request<'_>) -> Answer {
     let of_host = |device: &Device| matches!(device.kind, DeviceKind::Host { .. });
     let passes_through = !assembled.devices.is_empty()
         || domain.devices.iter().any(of_host)
-        || domain.unresolved.iter().any(|u| u.certain);
+        || domain.unresolved.iter().any(|u| u.kind == UnresolvedKind::Mediated);
     if !passes_through {
         let findings = vec![Finding::note(
             Code::NoPassthrough,
@@ -144,7 +144,7 @@ pub fn answer(request: &Request<'_>) -> Answer {
     }
     let refused = refused_by_libvirt(&assembled, host, &mut findings);
     if !refused
-        && domain.unresolved.iter().any(|u| !u.certain)
+        && domain.unresolved.iter().any(|u| u.kind == UnresolvedKind::Network)
         && let Some(difference) = as_vf(request, &options, &now, present, limit)
     {
         findings.push(Finding::error(Code::NetworkMayBeVf, difference.clone()));
