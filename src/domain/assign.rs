@@ -369,7 +369,10 @@ impl<'d> Assignment<'d> {
             .filter_map(|(index, standing)| Some((index, standing.waits_for()?, standing)))
             .collect();
         // Those that libvirt adds stand at the end of its list, whatever their index.
-        waiting.sort_by_key(|(_, _, standing)| standing.is_added());
+        waiting.sort_by_key(|(index, _, standing)| {
+            let after = standing.controller.after;
+            (standing.is_added(), after.unwrap_or(u32::from(*index)), after.is_some())
+        });
         let mut unplaced = 0;
         for (index, needs, standing) in waiting {
             standing.at = self.slots.next(needs, None);
@@ -540,6 +543,7 @@ pub(super) fn on_root(slot: u8, function: u8) -> PciAddress {
 fn added(index: u8, model: ControllerModel) -> Box<Controller> {
     Box::new(Controller {
         index: u32::from(index),
+        after: None,
         model,
         address: None,
         hotplug: true,

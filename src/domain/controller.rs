@@ -34,6 +34,7 @@ pub(super) fn parse(
     let address = child(node, "address").filter(|a| a.attribute("type").is_none_or(|kind| kind == "pci"));
     let controller = Controller {
         index,
+        after: None,
         address: match address {
             Some(address) => guest_address(reader, address)?,
             None => None,

@@ -4,7 +4,7 @@
 //! domain is defined is added here too, marked as such (`qemuDomainDefAddDefaultDevices`,
 //! `virDomainDefAddImplicitDevices`, libvirt 9.0), so that a hand-written domain looks like its dumpxml.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::controller;
@@ -40,7 +40,7 @@ struct Place {
 /// What has been seen, as far as libvirt's additions depend on it.
 #[derive(Default)]
 struct Seen {
-    usb: bool,
+    usb: Indices,
     graphics: bool,
     balloon: bool,
     scsi: Indices,
@@ -58,6 +58,9 @@ struct Indices {
     /// Those that are written.
     there: BTreeSet<u32>,
 }
+
+/// The SCSI controller that libvirt adds.
+const SCSI: &str = "lsi53c895a";
 
 /// Nobody has more controllers of a type than this; it bounds what a strange index can cost.
 const MAX_CONTROLLERS: u32 = 256;
@@ -152,9 +155,12 @@ impl Devices {
             }
         }
         found.number_controllers();
+        let line = node.map_or(1, |node| reader.line(node));
+        if family != MachineFamily::Other {
+            found.add_for_hosts(&mut seen, line);
+        }
         found.number_others(&mut seen);
         found.videos(reader, &videos)?;
-        let line = node.map_or(1, |node| reader.line(node));
         found.add_implicit(&mut seen, family, videos.is_empty(), line);
         Ok(found)
     }
@@ -177,7 +183,9 @@ impl Devices {
                 self.controllers.push(controller);
                 return Ok(());
             }
-            Some("usb") => seen.usb = true,
+            // None is one, too.
+            Some("usb") if node.attribute("model") == Some("none") => seen.usb.there.extend([0]),
+            Some("usb") => seen.usb.have(node),
             Some("scsi") => seen.scsi.have(node),
             Some("virtio-serial") => seen.serial.have(node),
             Some("sata") => seen.sata.have(node),
@@ -195,9 +203,15 @@ impl Devices {
         let given = |i: &usize| unnumbered.binary_search(i).is_err();
         let taken: BTreeSet<u32> =
             (0..self.controllers.len()).filter(given).map(|i| self.controllers[i].index).collect();
-        let free = (0..=u32::MAX).filter(|index| !taken.contains(index));
-        for (position, index) in unnumbered.into_iter().zip(free) {
-            self.controllers[position].index = index;
+        let mut free = (0..=u32::MAX).filter(|index| !taken.contains(index));
+        let mut last = 0;
+        for (position, controller) in self.controllers.iter_mut().enumerate() {
+            if unnumbered.binary_search(&position).is_ok() {
+                controller.index = free.next().unwrap_or(u32::MAX);
+                controller.after = Some(last);
+            } else {
+                last = last.max(controller.index);
+            }
         }
     }
 
@@ -208,46 +222,44 @@ impl Devices {
         if !self.devices.iter().any(is_waiting) {
             return;
         }
-        let devices = &self.devices;
-        let controllers: Vec<(usize, &str, &str)> = libvirt_order(devices)
-            .into_iter()
-            .filter(|&position| devices[position].element == Element::Controller)
-            .filter_map(|position| {
-                let driver = driver(&devices[position])?;
-                Some((position, controller_type(driver), driver))
-            })
-            .collect();
-        let mut numbers: Vec<Option<u32>> = devices.iter().map(|device| device.index).collect();
+        let order = libvirt_order(&self.devices).into_iter();
+        let order: Vec<usize> = order.filter(|&i| self.devices[i].element == Element::Controller).collect();
+        let drivers: Vec<String> =
+            order.iter().map(|&i| driver(&self.devices[i]).unwrap_or_default().to_owned()).collect();
+        // By type, and by QEMU's name.
+        let mut taken: BTreeSet<(&str, u32)> = BTreeSet::new();
+        for (&position, driver) in order.iter().zip(&drivers) {
+            let index = self.devices[position].index;
+            taken.extend(
+                index.into_iter().flat_map(|index| [(controller_type(driver), index), (driver, index)]),
+            );
+        }
+        let mut free: BTreeMap<&str, u32> = BTreeMap::new();
         let mut before = None;
-        for &(position, kind, driver) in &controllers {
-            if numbers[position].is_none() {
-                let has = |number, what: &dyn Fn(&str, &str) -> bool| {
-                    controllers
-                        .iter()
-                        .any(|(p, kind, driver)| what(kind, driver) && numbers[*p] == Some(number))
-                };
-                let joins = before.filter(|&number| {
-                    usb2_function(driver).is_some() && !has(number, &|_, other| other == driver)
+        for (&position, driver) in order.iter().zip(&drivers) {
+            let device = &mut self.devices[position];
+            let kind = controller_type(driver);
+            let is_usb2 = usb2_function(driver).is_some();
+            if device.index.is_none() {
+                let joins = before.filter(|&number| is_usb2 && !taken.contains(&(driver, number)));
+                device.number = joins.unwrap_or_else(|| {
+                    let next = free.entry(kind).or_default();
+                    while taken.contains(&(kind, *next)) {
+                        *next += 1;
+                    }
+                    *next
                 });
-                let free = || (0..).find(|&number| !has(number, &|other, _| other == kind));
-                numbers[position] = joins.or_else(free);
-                let of_type = match kind {
-                    "scsi" => Some(&mut seen.scsi),
-                    "sata" => Some(&mut seen.sata),
-                    "virtio-serial" => Some(&mut seen.serial),
-                    _ => None,
+                taken.extend([(kind, device.number), (driver, device.number)]);
+                match kind {
+                    "usb" => seen.usb.there.insert(device.number),
+                    "scsi" => seen.scsi.there.insert(device.number),
+                    "sata" => seen.sata.there.insert(device.number),
+                    "virtio-serial" => seen.serial.there.insert(device.number),
+                    _ => false,
                 };
-                if let Some(indices) = of_type {
-                    indices.there.extend(numbers[position]);
-                }
             }
             if kind == "usb" {
-                before = numbers[position].filter(|_| usb2_function(driver).is_some());
-            }
-        }
-        for (device, number) in self.devices.iter_mut().zip(numbers) {
-            if device.element == Element::Controller {
-                device.number = number.unwrap_or(0);
+                before = Some(device.number).filter(|_| is_usb2);
             }
         }
     }
@@ -391,37 +403,26 @@ impl Devices {
         Ok(())
     }
 
-    /// What libvirt adds at define, on the machines it does so for.
-    fn add_implicit(&mut self, seen: &mut Seen, family: MachineFamily, no_video: bool, line: u32) {
-        const SCSI: &str = "lsi53c895a";
-        // Host devices get more of what the first of them stands on.
+    /// The controllers that SCSI host devices stand on, of the model of the first that is there. libvirt adds them while it
+    /// reads, before those without an index are numbered.
+    fn add_for_hosts(&mut self, seen: &mut Seen, line: u32) {
         let mut hosts = seen.scsi_hosts.iter();
         let last = hosts.clone().max().copied();
-        let for_hosts = hosts.find_map(|&index| self.scsi_controller(index)).unwrap_or(SCSI).to_owned();
-        let mut add = |driver: &str, element, index| {
-            self.devices.push(Device {
-                kind: DeviceKind::Emulated { driver: driver.to_owned(), sizes: Vec::new() },
-                address: None,
-                multifunction: false,
-                alias: None,
-                line,
-                element,
-                index,
-                number: index.unwrap_or(0),
-                implicit: true,
-                arg: None,
-                bus: None,
-            });
-        };
+        let model = hosts.find_map(|&index| self.scsi_controller(index)).unwrap_or(SCSI).to_owned();
+        for index in seen.scsi.missing_up_to(last) {
+            self.add(&model, Element::Controller, Some(index), line);
+        }
+    }
+
+    /// What libvirt adds at define, on the machines it does so for.
+    fn add_implicit(&mut self, seen: &mut Seen, family: MachineFamily, no_video: bool, line: u32) {
+        let mut add = |driver: &str, element, index| self.add(driver, element, index, line);
         let usb = match family {
             MachineFamily::Q35 => "qemu-xhci",
             MachineFamily::I440fx => "piix3-usb-uhci",
             MachineFamily::Other => return,
         };
-        for index in seen.scsi.missing_up_to(last) {
-            add(&for_hosts, Element::Controller, Some(index));
-        }
-        if !seen.usb {
+        if !seen.usb.there.contains(&0) {
             add(usb, Element::Controller, Some(0));
         }
         for index in seen.scsi.missing_for_disks() {
@@ -444,11 +445,27 @@ impl Devices {
         }
     }
 
+    fn add(&mut self, driver: &str, element: Element, index: Option<u32>, line: u32) {
+        self.devices.push(Device {
+            kind: DeviceKind::Emulated { driver: driver.to_owned(), sizes: Vec::new() },
+            address: None,
+            multifunction: false,
+            alias: None,
+            line,
+            element,
+            index,
+            number: index.unwrap_or(0),
+            implicit: true,
+            arg: None,
+            bus: None,
+        });
+    }
+
     /// QEMU's name of the SCSI controller of this index.
     fn scsi_controller(&self, index: u32) -> Option<&str> {
         let controllers = self.devices.iter().filter(|device| device.element == Element::Controller);
         controllers
-            .filter(|device| device.number == index)
+            .filter(|device| device.index == Some(index))
             .filter_map(driver)
             .find(|driver| controller_type(driver) == "scsi")
     }

@@ -208,6 +208,8 @@ pub enum MaxPhysAddrMode {
 pub struct Controller {
     /// `index=`: what `bus=` of guest addresses refers to.
     pub index: u32,
+    /// Without `index=`: libvirt keeps it behind the controllers up to this index, whatever index it gets.
+    pub after: Option<u32>,
     /// `model=`.
     pub model: ControllerModel,
     /// Its own place in the guest; absent before define, and for the root.

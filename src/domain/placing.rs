@@ -2,51 +2,39 @@
 //!
 //! Sources: libvirt 9.0 `src/qemu/qemu_domain_address.c` and `src/conf/domain_conf.c`, at the functions named below.
 
+use std::collections::BTreeMap;
+
 use super::model::{Device, DeviceKind, Element, HostForm};
 use super::slots::Connect;
 
 /// Positions of devices in the order in which libvirt goes through them: by kind, and within a kind as it keeps them.
-/// Disks are kept by the number in their name (`virDomainDiskInsert`), interfaces that are host devices before other
-/// host devices, controllers as [`controllers`] says.
+/// Controllers are kept by type and index, those it adds at the end (`virDomainControllerInsertPreAlloced`); disks by
+/// the number in their name (`virDomainDiskInsert`); interfaces that are host devices before other host devices.
 pub(super) fn libvirt_order(devices: &[Device]) -> Vec<usize> {
+    // Of each type of controller: its rank, and the last so far, which one without an index comes after.
+    let mut types: BTreeMap<&str, (usize, (u32, bool))> = BTreeMap::new();
     let mut order: Vec<_> = devices
         .iter()
         .enumerate()
         .map(|(position, device)| {
-            let rank = match device.element {
-                Element::Disk => (device.index, false),
-                _ => (None, !matches!(device.kind, DeviceKind::Host { form: HostForm::Interface, .. })),
+            let rank = match (device.element, driver(device)) {
+                (Element::Controller, Some(driver)) if !device.implicit => {
+                    let count = types.len();
+                    let (rank, last) = types.entry(controller_type(driver)).or_insert((count, (0, false)));
+                    let companion = driver.starts_with("ich9-usb-uhci");
+                    let own = device.index.map_or(*last, |index| (index, companion));
+                    *last = own.max(*last);
+                    (*rank, own)
+                }
+                (Element::Controller, _) => (usize::MAX, (0, false)),
+                (Element::Disk, _) => (0, (device.index.unwrap_or(0), false)),
+                _ => (0, (0, !matches!(device.kind, DeviceKind::Host { form: HostForm::Interface, .. }))),
             };
             (device.element, rank, position)
         })
         .collect();
     order.sort_unstable();
-    let others = order.partition_point(|(element, ..)| *element < Element::Controller);
-    for ((_, _, position), controller) in order[others..].iter_mut().zip(controllers(devices)) {
-        *position = controller;
-    }
     order.into_iter().map(|(_, _, position)| position).collect()
-}
-
-/// Positions of controllers as libvirt keeps them (`virDomainControllerInsertPreAlloced`): by type, and there each before
-/// the first with a larger index, or else behind all others; those that it adds at the end.
-fn controllers(devices: &[Device]) -> impl Iterator<Item = usize> {
-    let mut kept: Vec<(&str, Option<u32>, bool, usize)> = Vec::new();
-    let all = devices.iter().enumerate().filter(|(_, device)| device.element == Element::Controller);
-    for (position, device) in all.clone().filter(|(_, device)| !device.implicit) {
-        let driver = driver(device).unwrap_or_default();
-        let (kind, index) = (controller_type(driver), device.index);
-        let companion = driver.starts_with("ich9-usb-uhci");
-        let is_behind = |&(other, number, is_companion, _): &(&str, Option<u32>, bool, usize)| {
-            let number = number.filter(|_| other == kind && index.is_some());
-            number.is_some() && (number, is_companion) > (index, companion)
-        };
-        let last = || kept.iter().rposition(|(other, ..)| *other == kind).map(|last| last + 1);
-        let place = kept.iter().position(is_behind).or_else(last).unwrap_or(kept.len());
-        kept.insert(place, (kind, index, companion, position));
-    }
-    let added = all.filter(|(_, device)| device.implicit).map(|(position, _)| position);
-    kept.into_iter().map(|(.., position)| position).chain(added)
 }
 
 /// `type=` of the controller that became this device.
@@ -74,6 +62,11 @@ pub(super) fn connect(device: &Device, is_express: bool) -> Connect {
         "vfio-pci" | "nec-usb-xhci" | "qemu-xhci" | "e1000e" | "igb" | "bochs-display" | "nvme" => express,
         _ if driver.ends_with("-pci-transitional") => conventional,
         _ if driver.starts_with("virtio-") || driver.starts_with("vhost-") => express,
+        // Network cards that libvirt has no name for (`ne2k_pci`, `pcnet`, `e1000-82545em`) are taken to be Express, too.
+        "e1000" | "rtl8139" | "vmxnet3" | "vmxnet2" | "vmxnet" | "vlance" | "netfront" | "lan9118" => {
+            conventional
+        }
+        _ if device.element == Element::Interface => express,
         _ => conventional,
     }
 }

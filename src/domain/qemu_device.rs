@@ -177,6 +177,7 @@ impl<'f> QemuDevices<'f> {
         if let Some(model) = port_model(&driver) {
             return self.port(Controller {
                 index: 0,
+                after: None,
                 model,
                 address,
                 hotplug: options.get("hotplug").and_then(switch).unwrap_or(true),
