@@ -50,6 +50,19 @@ struct Seen {
     scsi_hosts: Vec<u32>,
 }
 
+impl Seen {
+    /// The controllers of a type, as far as they matter.
+    fn controllers(&mut self, kind: &str) -> Option<&mut Indices> {
+        match kind {
+            "usb" => Some(&mut self.usb),
+            "scsi" => Some(&mut self.scsi),
+            "sata" => Some(&mut self.sata),
+            "virtio-serial" => Some(&mut self.serial),
+            _ => None,
+        }
+    }
+}
+
 /// Controllers of one type, by index.
 #[derive(Default)]
 struct Indices {
@@ -185,11 +198,11 @@ impl Devices {
             }
             // None is one, too.
             Some("usb") if node.attribute("model") == Some("none") => seen.usb.there.extend([0]),
-            Some("usb") => seen.usb.have(node),
-            Some("scsi") => seen.scsi.have(node),
-            Some("virtio-serial") => seen.serial.have(node),
-            Some("sata") => seen.sata.have(node),
-            _ => {}
+            kind => {
+                if let Some(indices) = kind.and_then(|kind| seen.controllers(kind)) {
+                    indices.have(node);
+                }
+            }
         }
         self.emulated(reader, node, Element::Controller, emulated::controller(node))
     }
@@ -250,13 +263,9 @@ impl Devices {
                     *next
                 });
                 taken.extend([(kind, device.number), (driver, device.number)]);
-                match kind {
-                    "usb" => seen.usb.there.insert(device.number),
-                    "scsi" => seen.scsi.there.insert(device.number),
-                    "sata" => seen.sata.there.insert(device.number),
-                    "virtio-serial" => seen.serial.there.insert(device.number),
-                    _ => false,
-                };
+                if let Some(indices) = seen.controllers(kind) {
+                    indices.there.insert(device.number);
+                }
             }
             if kind == "usb" {
                 before = Some(device.number).filter(|_| is_usb2);
