@@ -52,6 +52,16 @@ fn shared_memory_of_a_server_is_said_to_be_of_unknown_size() {
     assert!(found[0].text.ends_with("taken to be 4 MiB"), "{}", found[0].text);
 }
 
+/// libvirt gives it index 0, and refuses it.
+#[test]
+fn a_controller_without_index_that_would_be_the_root_is_explained() {
+    let port = format!("<controller type='pci' model='pci-bridge'/>{GPU}");
+    let answer = answer(&guest(&port, ""), &host("xeon-46-h100"));
+    assert_eq!(answer.verdict, Verdict::Unknown);
+    let found = answer.findings.iter().find(|f| f.code == Code::AddressInvalid).expect("a finding");
+    assert!(found.text.ends_with("only the root's; write index=, or the root as well"), "{}", found.text);
+}
+
 const GPU: &str =
     "<hostdev mode='subsystem' type='pci'><source><address bus='0x41' slot='0'/></source></hostdev>";
 

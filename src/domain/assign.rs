@@ -184,7 +184,12 @@ impl<'d> Assignment<'d> {
                         format!("PCI controller {index}: model `{name}` is not known")
                     }
                     _ if is_root != (index == 0) => {
-                        format!("PCI controller {index}: index 0 is the root's, and only the root's")
+                        let advice = if controller.after.is_some() {
+                            "; write index=, or the root as well"
+                        } else {
+                            ""
+                        };
+                        format!("PCI controller {index}: index 0 is the root's, and only the root's{advice}")
                     }
                     model if index == 0 && self.family != MachineFamily::Other && *model != root => {
                         "PCI controller 0 is not the root of this machine; libvirt refuses it".to_owned()
