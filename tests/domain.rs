@@ -1,5 +1,7 @@
 //! The domain view against the shipped examples and against a real libvirt.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,18 +10,10 @@ use std::process::Command;
 use barfit::domain::topology::{self, PciTree, What};
 use barfit::domain::{DeviceKind, Domain};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use common::{files, foreign, root};
 
 fn xml_files(directory: &str) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join(directory))
-        .expect(directory)
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "xml"))
-        .collect();
-    files.sort();
-    files
+    files(directory, "xml").into_values().collect()
 }
 
 fn parse(path: &Path) -> Domain {
@@ -156,7 +150,7 @@ const OTHERWISE: [(&str, &str); 4] = [
 
 /// libvirt's tests: what was written, and what it is once it is defined.
 fn libvirts_own() -> Vec<(PathBuf, PathBuf)> {
-    let cache = std::env::var_os("BARFIT_FOREIGN_CACHE").map_or(root().join(".cache/foreign"), PathBuf::from);
+    let cache = foreign();
     let mut pairs = Vec::new();
     for (folder, written, defined) in [
         ("bookworm-libvirt", "tests+qemuxml2argvdata+", "tests+qemuxml2xmloutdata+"),

@@ -2,6 +2,7 @@
 //! passed-through devices it comes out as it went in; with GPUs put in, what comes out is still valid by libvirt's
 //! schema, and holds what the plan promised.
 
+mod common;
 #[allow(dead_code, reason = "the fuzz targets take the rest")]
 mod properties;
 
@@ -23,8 +24,7 @@ const FEWEST: usize = 2500;
 
 /// Every document that was collected, by path.
 fn documents() -> BTreeMap<PathBuf, Vec<u8>> {
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/foreign");
-    let cache = std::env::var_os("BARFIT_FOREIGN_CACHE").map_or(cache, PathBuf::from);
+    let cache = common::foreign();
     let folders = fs::read_dir(&cache)
         .unwrap_or_else(|error| panic!("{}: {error}; run tests/foreign/collect", cache.display()));
     let folders = folders.map(|folder| folder.expect("an entry").path());

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::firmware_cache;
-use crate::domain::{DeviceKind, Domain, FirmwareRequest, MachineFamily, UnresolvedKind};
+use crate::domain::{DeviceKind, Domain, FirmwareRequest, MachineFamily};
 use crate::guest::Source;
 use crate::host::{FirmwareFile, Host, HostFacts, Program, Version, Wanted};
 use crate::plan::Policy;
@@ -114,9 +114,7 @@ fn with_cause(error: &dyn std::error::Error) -> String {
 
 /// Whether anything of this host is passed through, or counts as if it were. Where not, nothing else need be known.
 pub(super) fn passes_through(domain: &Domain, policy: &Policy) -> bool {
-    policy.names_gpus()
-        || host_devices(domain).next().is_some()
-        || domain.unresolved.iter().any(|unresolved| unresolved.kind == UnresolvedKind::Mediated)
+    policy.names_gpus() || domain.passes_through()
 }
 
 fn host_devices(domain: &Domain) -> impl Iterator<Item = PciAddress> {

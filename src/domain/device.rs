@@ -27,8 +27,8 @@ pub(super) struct Devices {
     pub(super) devices: Vec<Device>,
     pub(super) unresolved: Vec<Unresolved>,
     pub(super) pci_hole64: Option<Bytes>,
-    /// PCI controllers without `index=`, by position.
-    unnumbered: Vec<usize>,
+    /// The largest `index=` of a PCI controller so far.
+    last_index: u32,
 }
 
 /// Where an element says its device stands.
@@ -187,11 +187,12 @@ impl Devices {
         match node.attribute("type") {
             Some("pci") => {
                 let index = reader.number(node, "index", Base::Ten, u64::from(u32::MAX))?;
-                if index.is_none() {
-                    self.unnumbered.push(self.controllers.len());
+                let index = index.and_then(|index| u32::try_from(index).ok());
+                let (mut controller, hole) = controller::parse(reader, node, index.unwrap_or(0))?;
+                match index {
+                    Some(index) => self.last_index = self.last_index.max(index),
+                    None => controller.after = Some(self.last_index),
                 }
-                let index = index.and_then(|index| u32::try_from(index).ok()).unwrap_or(0);
-                let (controller, hole) = controller::parse(reader, node, index)?;
                 self.pci_hole64 = self.pci_hole64.or(hole);
                 self.controllers.push(controller);
                 return Ok(());
@@ -209,22 +210,14 @@ impl Devices {
 
     /// A PCI controller without an index takes the lowest free one (`virDomainControllerFindUnusedIndex`).
     fn number_controllers(&mut self) {
-        let unnumbered = std::mem::take(&mut self.unnumbered);
-        if unnumbered.is_empty() {
+        if self.controllers.iter().all(|controller| controller.after.is_none()) {
             return;
         }
-        let given = |i: &usize| unnumbered.binary_search(i).is_err();
-        let taken: BTreeSet<u32> =
-            (0..self.controllers.len()).filter(given).map(|i| self.controllers[i].index).collect();
+        let given = self.controllers.iter().filter(|controller| controller.after.is_none());
+        let taken: BTreeSet<u32> = given.map(|controller| controller.index).collect();
         let mut free = (0..=u32::MAX).filter(|index| !taken.contains(index));
-        let mut last = 0;
-        for (position, controller) in self.controllers.iter_mut().enumerate() {
-            if unnumbered.binary_search(&position).is_ok() {
-                controller.index = free.next().unwrap_or(u32::MAX);
-                controller.after = Some(last);
-            } else {
-                last = last.max(controller.index);
-            }
+        for controller in self.controllers.iter_mut().filter(|controller| controller.after.is_some()) {
+            controller.index = free.next().unwrap_or(u32::MAX);
         }
     }
 

@@ -93,6 +93,12 @@ impl Domain {
     pub fn family(&self) -> MachineFamily {
         MachineFamily::of(self.machine.as_deref())
     }
+
+    /// Whether anything of the host is passed through for certain.
+    pub fn passes_through(&self) -> bool {
+        self.devices.iter().any(|device| matches!(device.kind, DeviceKind::Host { .. }))
+            || self.unresolved.iter().any(|unresolved| unresolved.kind == UnresolvedKind::Mediated)
+    }
 }
 
 /// What `<os>` asks for. Which file that means on a given host is not decided here.

@@ -6,7 +6,7 @@ use super::explain;
 use super::judge::{Placement, placement};
 use super::policy::{Bits, FwCfg, Policy, Settings};
 use crate::catalogue;
-use crate::domain::{Device, DeviceKind, Domain, MaxPhysAddrMode, UnresolvedKind};
+use crate::domain::{Domain, MaxPhysAddrMode, UnresolvedKind};
 use crate::finding::{Code, Finding};
 use crate::guest::{self, Assembled, FirmwareChoice, LIMIT_SINCE, MAXPHYSADDR_SINCE, Source, WidthControl};
 use crate::host::{HostFacts, Version};
@@ -117,11 +117,7 @@ pub fn answer(request: &Request<'_>) -> Answer {
     let settings =
         policy.settings(&domain.name, domain.flavor.as_deref(), gpus, &domain.policy, &mut findings);
     // Also one that no slot is left for: the guest is not known then, rather than without passthrough.
-    let of_host = |device: &Device| matches!(device.kind, DeviceKind::Host { .. });
-    let passes_through = !assembled.devices.is_empty()
-        || domain.devices.iter().any(of_host)
-        || domain.unresolved.iter().any(|u| u.kind == UnresolvedKind::Mediated);
-    if !passes_through {
+    if assembled.devices.is_empty() && !domain.passes_through() {
         let findings = vec![Finding::note(
             Code::NoPassthrough,
             "no device of the host is passed through: barfit never touches such a guest",

@@ -17,6 +17,11 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Where `tests/foreign/collect` keeps the domains of other projects.
+pub(crate) fn foreign() -> PathBuf {
+    std::env::var_os("BARFIT_FOREIGN_CACHE").map_or_else(|| root().join(".cache/foreign"), PathBuf::from)
+}
+
 /// Files in a directory of the project by their stem.
 pub(crate) fn files(directory: &str, extension: &str) -> BTreeMap<String, PathBuf> {
     let directory = root().join(directory);
